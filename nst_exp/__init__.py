@@ -1,0 +1,3 @@
+"""nst_exp: a hyperparameter experiment pipeline for neural style transfer."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,215 @@
+"""The typed schema of `conf/`, and the range checks that types cannot make.
+
+`RunConfig` is both: Hydra composes `conf/` against it, which rejects unknown keys and wrong types, and making
+an instance checks every value. Each message names the key, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nst_exp.errors import InputError
+
+
+@dataclass
+class NetworkConfig:
+    """conf/network: the architecture; `nst_exp.networks` has the list."""
+
+    name: str
+
+
+@dataclass
+class ParamsConfig:
+    """conf/params: where the network's learnt params come from."""
+
+    source: str
+    path: str | None
+    preprocessing: str | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        _check_choice("params.source", self.source, ("bundled", "keras", "torchvision", "safetensors", "random"))
+        if self.preprocessing is not None:
+            _check_choice("params.preprocessing", self.preprocessing, ("torchvision", "keras"))
+        if self.source == "safetensors" and self.path is None:
+            raise InputError("params=safetensors needs a file: give params.path=FILE.safetensors")
+        _check_at_least("params.seed", self.seed, 0)
+
+
+@dataclass
+class LossConfig:
+    """conf/loss: how a difference of features becomes a number."""
+
+    name: str
+    style_scale: float
+
+    def __post_init__(self) -> None:
+        _check_choice("loss.name", self.name, ("relative", "article"))
+        _check_positive("loss.style_scale", self.style_scale)
+
+
+@dataclass
+class SolverConfig:
+    """conf/solver: the method; an option that a method has no use for is null."""
+
+    name: str
+    history_size: int | None
+    linesearch: str | None
+    first_step: float | None
+    learning_rate: float | None
+
+    def __post_init__(self) -> None:
+        uses = {
+            "lbfgs": ("history_size", "linesearch", "first_step"),
+            "optax_lbfgs": ("history_size", "linesearch"),
+            "adam": ("learning_rate",),
+        }
+        _check_choice("solver.name", self.name, tuple(uses))
+        for option in ("history_size", "linesearch", "first_step", "learning_rate"):
+            self._check_use(option, used=option in uses[self.name])
+
+    def _check_use(self, option: str, *, used: bool) -> None:
+        value = getattr(self, option)
+        if (value is not None) != used:
+            need = "needs a value" if used else "has no meaning there, leave it null"
+            raise InputError(f"solver.{option}={value}: with solver={self.name} it {need}")
+        if option == "linesearch" and used:
+            searches = ("none", "zoom") if self.name == "optax_lbfgs" else ("none", "zoom", "hager-zhang")
+            _check_choice("solver.linesearch", value, searches)
+        elif used:
+            _check_positive(f"solver.{option}", value)
+
+
+@dataclass
+class StopConfig:
+    """When to stop before all steps are done."""
+
+    improvement: float
+    window: int
+
+    def __post_init__(self) -> None:
+        _check_weight("stop.improvement", self.improvement)
+        _check_at_least("stop.window", self.window, 1)
+
+
+@dataclass
+class TrackingConfig:
+    """conf/tracking: where runs are logged."""
+
+    backend: str
+    store: str | None
+    uri: str | None
+    experiment: str
+    snapshots: int
+
+    def __post_init__(self) -> None:
+        _check_choice("tracking.backend", self.backend, ("sqlite", "server", "none"))
+        if self.backend == "server" and not self.uri:
+            raise InputError("tracking=server needs an address: give tracking.uri=http://HOST:PORT")
+        _check_at_least("tracking.snapshots", self.snapshots, 0)
+
+
+@dataclass
+class RunConfig:
+    """One point of a sweep: everything that determines its picture, and where to log it.
+
+    conf/config.yaml says what each key means. Layers may be given by alias; `style_layer_weights` may be a
+    mapping from layer to weight or a list in the order of `style_layers`.
+    """
+
+    content: str
+    style: str
+    size: int
+    style_size: int | None
+    aspect: str
+    content_layer: Any
+    content_weight: float
+    style_layers: Any
+    style_layer_weights: Any
+    style_weight: float
+    tv_weight: float
+    init: str
+    seed: int
+    steps: int
+    coarsest_size: int | None
+    pooling: str
+    padding: str
+    precision: str
+    network: NetworkConfig
+    params: ParamsConfig
+    loss: LossConfig
+    solver: SolverConfig
+    stop: StopConfig
+    tracking: TrackingConfig
+    cache_dir: str | None
+
+    def __post_init__(self) -> None:
+        _check_choice("aspect", self.aspect, ("keep", "stretch"))
+        _check_choice("pooling", self.pooling, ("average", "max"))
+        _check_choice("padding", self.padding, ("zeros", "replicate"))
+        _check_choice("precision", self.precision, ("float32", "tf32", "bfloat16"))
+        _check_choice("init", self.init, ("content", "noise", "style"))
+        for name in ("size", "style_size", "coarsest_size"):
+            if getattr(self, name) is not None:
+                _check_between(name, getattr(self, name), 16, 8192)
+        for name in ("content_weight", "style_weight", "tv_weight"):
+            _check_weight(name, getattr(self, name))
+        if self.content_weight == self.style_weight == self.tv_weight == 0:
+            raise InputError("content_weight, style_weight and tv_weight are all 0: nothing to optimise")
+        _check_at_least("steps", self.steps, 1)
+        _check_between("seed", self.seed, 0, 2**32 - 1)
+        _check_layers("content_layer", self.content_layers)
+        _check_layers("style_layers", self.style_layers)
+        _check_layer_weights(self.style_layer_weights, self.style_layers)
+
+    @property
+    def content_layers(self) -> list[str]:
+        """`content_layer` as a list, be it given as one name or several."""
+        return [self.content_layer] if isinstance(self.content_layer, str) else self.content_layer
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise InputError(f"{name}={value}: choose one of {', '.join(choices)}")
+
+
+def _check_between(name: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise InputError(f"{name}={value}: must be from {least} to {most}")
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"{name}={value}: must be at least {least}")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(f"{name}={value}: must be a finite number above 0")
+
+
+def _check_weight(name: str, value: Any) -> None:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and value >= 0):
+        raise InputError(f"{name}={value}: must be a finite number, 0 or above")
+
+
+def _check_layers(name: str, layers: Any) -> None:
+    if not isinstance(layers, list) or not layers or not all(isinstance(layer, str) for layer in layers):
+        raise InputError(f"{name}={layers}: must be a layer's name or a list of them, such as [block1_conv1]")
+
+
+def _check_layer_weights(weights: Any, layers: Sequence[str]) -> None:
+    if isinstance(weights, list) and len(weights) != len(layers):
+        raise InputError(
+            f"style_layer_weights={weights} has {len(weights)} entries: "
+            f"style_layers has {len(layers)} ({', '.join(layers)}), give one weight each"
+        )
+    if not isinstance(weights, list | Mapping):
+        raise InputError(f"style_layer_weights={weights}: must be a list, or a mapping from layer to weight")
+    named = weights.items() if isinstance(weights, Mapping) else zip(layers, weights, strict=True)
+    for layer, weight in named:
+        _check_weight(f"style_layer_weights.{layer}", weight)

@@ -1,0 +1,261 @@
+"""One run, from its configuration to files on disk and a record in MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import platformdirs
+import yaml
+
+from nst_exp import metrics, record
+from nst_exp.config import RunConfig, SolverConfig
+from nst_exp.errors import InputError
+from nst_exp.files import write_atomically, write_json
+from nst_exp.media.image import locate, read_image, sha256_of, to_uint8, write_image
+from nst_exp.networks import Vgg, get_network
+from nst_exp.objective import LossWeights, Objective, loss_weights
+from nst_exp.progress import progress
+from nst_exp.solver import Adam, Lbfgs, Method, OptaxLbfgs
+from nst_exp.stylize import Progress, Schedule, Solution, Stop, coarse_to_fine, stylize
+from nst_exp.tracking import Store, TrackedRun, track
+from nst_exp.types import Image
+from nst_exp.weights import LoadedParams, ParamsSource, load_params
+
+_log = logging.getLogger(__name__)
+
+PICTURE = "pastiche.png"
+
+_LEAST_SIDE = 16  # px; below, there is no picture to speak of
+_COARSEST = 128  # px; where coarse-to-fine begins ...
+_SINGLE_SCALE = 256  # px; ... for pictures larger than this
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a run comes from, for its record: its name, Hydra's overrides, the MLflow run of its sweep."""
+
+    name: str
+    overrides: Sequence[str] = ()
+    parent: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    """Everything a run needs, read and checked."""
+
+    config: RunConfig
+    objective: Objective
+    weights: LossWeights
+    content_image: Image
+    style_image: Image
+    params: LoadedParams
+    hashes: Mapping[str, str]
+
+
+def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str, Any]:
+    """Do one run: load, stylise, measure, save, track.
+
+    Args:
+        config: a checked configuration.
+        folder: exists; gets config.yaml, pastiche.png and result.json, each whole or not at all.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        InputError: on anything that the user can put right.
+    """
+    inputs = _load(config)
+    write_atomically(folder / "config.yaml", yaml.safe_dump(record.plain(config), sort_keys=False).encode())
+    store = store_of(config)
+    tags = record.tags(origin.overrides, inputs.hashes)
+    with track(store, name=origin.name, tags=tags, parent=origin.parent) as run:
+        run.log_params(record.params(config))
+        started = time.monotonic()
+        solution = _solve(inputs, run)
+        seconds = time.monotonic() - started
+        result = _save(inputs, solution, seconds, folder, run)
+    _log.info("picture: %s", folder / PICTURE)
+    if store.backend == "sqlite":
+        _log.info("all runs side by side: mlflow ui --backend-store-uri %s", store.uri)
+    return result
+
+
+def store_of(config: RunConfig) -> Store:
+    """The tracking store that `config` names."""
+    tracking = config.tracking
+    return Store.of(tracking.backend, folder=tracking.store, uri=tracking.uri, experiment=tracking.experiment)
+
+
+def _load(config: RunConfig) -> _Inputs:
+    network = get_network(
+        config.network.name, pooling=config.pooling, padding=config.padding, precision=config.precision
+    )
+    content_layers = _canonical(network, "content_layer", config.content_layers)
+    style_layer_weights = _style_layer_weights(config, network)
+    objective = Objective(network, content_layers, tuple(style_layer_weights), config.loss.name)
+    content_image, style_image, hashes = _read_images(config, network.smallest_side(objective.layers))
+    params = _load_params(config, network, objective.layers + metrics.LAYERS)
+    weights = loss_weights(
+        content_weight=config.content_weight,
+        style_weight=config.style_weight,
+        style_scale=config.loss.style_scale,
+        style_layer_weights=style_layer_weights,
+        tv_weight=config.tv_weight,
+        normalise=config.loss.name == "relative",
+    )
+    hashes = hashes | {"params": params.sha256}
+    return _Inputs(config, objective, weights, content_image, style_image, params, hashes)
+
+
+def _canonical(network: Vgg, name: str, layers: Iterable[str]) -> tuple[str, ...]:
+    try:
+        canonical = tuple(network.canonical_layer(layer) for layer in layers)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    twice = {layer for layer in canonical if canonical.count(layer) > 1}
+    if twice:
+        raise InputError(f"{name}: {', '.join(sorted(twice))} is named twice")
+    return canonical
+
+
+def _style_layer_weights(config: RunConfig, network: Vgg) -> dict[str, float]:
+    """The weight of each style layer by its canonical name, in the order of `style_layers`."""
+    layers = _canonical(network, "style_layers", config.style_layers)
+    given = config.style_layer_weights
+    if isinstance(given, list):
+        weights = dict(zip(layers, given, strict=True))
+    else:
+        named = dict(zip(_canonical(network, "style_layer_weights", given), given.values(), strict=True))
+        missing = [layer for layer in layers if layer not in named]
+        if missing:
+            raise InputError(f"style_layer_weights names no weight for {', '.join(missing)}, among style_layers")
+        weights = {layer: named[layer] for layer in layers}
+    if sum(weights.values()) == 0:
+        raise InputError(f"style_layer_weights={given}: all weights of style_layers are 0; use style_weight=0")
+    return weights
+
+
+def _read_images(config: RunConfig, smallest_side: int) -> tuple[Image, Image, dict[str, str]]:
+    """Content and style image at their sizes, and the SHA-256 of their files."""
+    least = max(smallest_side, _LEAST_SIDE)
+    images, hashes = [], {}
+    for name, address, size in (
+        ("content", config.content, config.size),
+        ("style", config.style, config.style_size or config.size),
+    ):
+        path = locate(address)
+        image = read_image(path, size=size, aspect=config.aspect, smallest_side=least, name=name)
+        images.append(jnp.asarray(image))
+        hashes[name] = sha256_of(path)
+    return images[0], images[1], hashes
+
+
+def _load_params(config: RunConfig, network: Vgg, layers: Sequence[str]) -> LoadedParams:
+    """The params of all layers in use, on the device; compiled code is cached beside them."""
+    cache = Path(config.cache_dir).expanduser() if config.cache_dir else platformdirs.user_cache_path("nst_exp")
+    jax.config.update("jax_compilation_cache_dir", str(cache / "jax"))
+    source = ParamsSource(
+        config.params.source,
+        Path(config.params.path).expanduser() if config.params.path else None,
+        config.params.preprocessing,
+        config.params.seed,
+    )
+    loaded = load_params(source, network, network.truncated(layers), cache)
+    return dataclasses.replace(loaded, params=jax.device_put(loaded.params))
+
+
+def _method(solver: SolverConfig) -> Method:
+    if solver.name == "adam":
+        assert solver.learning_rate is not None
+        return Adam(solver.learning_rate)
+    assert solver.history_size is not None and solver.linesearch is not None
+    if solver.name == "optax_lbfgs":
+        return OptaxLbfgs(solver.history_size, solver.linesearch)
+    assert solver.first_step is not None
+    return Lbfgs(solver.history_size, solver.linesearch, solver.first_step)
+
+
+def _schedule(inputs: _Inputs) -> Schedule:
+    config = inputs.config
+    _, height, width, _ = inputs.content_image.shape
+    coarsest = config.coarsest_size or (_COARSEST if config.size > _SINGLE_SCALE else config.size)
+    smallest = max(inputs.objective.network.smallest_side(inputs.objective.layers), _LEAST_SIDE)
+    sizes = coarse_to_fine(height, width, coarsest, smallest)
+    stop = Stop(config.stop.improvement, config.stop.window)
+    return Schedule(sizes[-config.steps :], config.steps, config.init, config.seed, stop)
+
+
+def _solve(inputs: _Inputs, run: TrackedRun) -> Solution:
+    schedule = _schedule(inputs)
+    snapshots = _snapshot_steps(schedule.steps, inputs.config.tracking.snapshots)
+    with progress(schedule.steps) as shown:
+
+        def on_chunk(chunk: Progress) -> None:
+            steps = chunk.steps_done - len(chunk.trace.totals) + 1 + np.arange(len(chunk.trace.totals))
+            trace = chunk.trace
+            table = {"total_loss": trace.totals, **{f"loss.{name}": row for name, row in trace.losses.items()}}
+            run.log_metrics(table | {"evaluations": trace.evaluations, "scale": np.full(len(steps), chunk.scale)}, steps)
+            while snapshots and chunk.steps_done >= snapshots[0]:
+                run.log_picture(to_uint8(chunk.best_image), snapshots.pop(0))
+            shown.update(
+                steps_done=chunk.steps_done, loss=float(trace.totals[-1]), evaluations=int(trace.evaluations[-1])
+            )
+
+        return stylize(
+            inputs.objective,
+            _method(inputs.config.solver),
+            inputs.params.params,
+            inputs.weights,
+            inputs.content_image,
+            inputs.style_image,
+            schedule,
+            on_chunk,
+        )
+
+
+def _snapshot_steps(steps: int, snapshots: int) -> list[int]:
+    """`snapshots` steps spread evenly over a run, its end left out."""
+    return [steps * (index + 1) // (snapshots + 1) for index in range(snapshots)]
+
+
+def _save(inputs: _Inputs, solution: Solution, seconds: float, folder: Path, run: TrackedRun) -> dict[str, Any]:
+    """Files first, then their record: what is finished is never lost to a server that is gone."""
+    picture = to_uint8(solution.pastiche)
+    write_image(folder / PICTURE, np.asarray(solution.pastiche))
+    written = jnp.asarray(picture[None], jnp.float32) / 255
+    measures = metrics.measures(
+        inputs.objective.network, inputs.params.params, written, inputs.content_image, inputs.style_image
+    )
+    result = {
+        "pastiche": PICTURE,
+        "total_loss": solution.total_loss,
+        "losses": solution.losses,
+        "measures": {name: float(value) for name, value in measures.items()},
+        "steps": solution.steps,
+        "evaluations": solution.evaluations,
+        "restarts": solution.restarts,
+        "seconds": seconds,
+        "sha256": dict(inputs.hashes) | {"pastiche": sha256_of(folder / PICTURE)},
+        "mlflow_run_id": run.run_id,
+    }
+    write_json(folder / "result.json", result)
+    _log_result(result, picture, run)
+    run.log_files(folder)
+    return result
+
+
+def _log_result(result: Mapping[str, Any], picture: np.ndarray, run: TrackedRun) -> None:
+    final = {f"final.{name}": result[name] for name in ("total_loss", "evaluations", "restarts", "seconds")}
+    final |= {f"measure.{name}": value for name, value in result["measures"].items()}
+    steps = np.array([result["steps"]])
+    run.log_metrics({name: np.array([value]) for name, value in final.items()}, steps)
+    run.log_picture(picture, result["steps"])

@@ -1,0 +1,392 @@
+"""Pictures in and out: any common file in, float32 sRGB pixels in [0, 1] inside, 8-bit PNG out.
+
+Pillow both reads and writes. Reading needs what `imageio` does not hand through: EXIF orientation, colour
+profiles, CMYK, a size limit checked before decoding, and a JPEG decoder that shrinks while it decodes.
+Writing needs text chunks and the same bytes for the same pixels. `imageio` is left to video.
+
+This module must stay quick to import: inputs are checked before JAX is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import logging
+import math
+import os
+import stat
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image as PillowImage
+from PIL.PngImagePlugin import PngInfo
+
+from nst_exp.errors import InputError
+from nst_exp.files import write_atomically
+
+Pixels = npt.NDArray[np.float32]
+Box = tuple[float, float, float, float]
+
+ASPECTS = ("keep", "stretch")
+# Decoding takes 4 bytes a pixel, 9 at worst (measured): 200 megapixels stay below 2 GB. The largest cameras
+# on sale make 150.
+MAX_MEGAPIXELS = 200
+
+# Formats that Pillow decodes by itself; others would start programs (EPS) or have no recognisable head (TGA).
+_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
+# A shrinking JPEG decoder or box filter stops at this multiple of the wanted size and leaves the rest to
+# Lanczos; from 3 on the result cannot be told from Lanczos alone (Pillow's documentation of `reducing_gap`).
+_GAP = 3
+# A line one pixel wide has no texture, whatever the network would take.
+_LEAST_SIDE = 2
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_COLOUR_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "LAB")
+# EXIF orientation -> steps through rows and columns, after swapping the two from 5 on.
+_FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+
+_log = logging.getLogger(__name__)
+
+
+def locate(address: str) -> Path:
+    """The file at `address`: a path (`~` is the home folder) or `pkg://PACKAGE/inner/path.jpg`.
+
+    `pkg://` names a file that ships with an installed top-level package, which is not imported.
+
+    Raises:
+        InputError: if there is no such file, it is a directory, or the package is not installed.
+    """
+    if address.startswith("pkg://"):
+        path = _in_package(address)
+    else:
+        try:
+            path = Path(address).expanduser()
+        except RuntimeError as error:  # "~nobody/a.jpg"
+            raise InputError(f"{address!r}: {_reason(error)}") from error
+    refusal = _refusal(path)
+    if refusal:
+        raise InputError(f"{address!r}: {refusal}")
+    return path
+
+
+def read_image(path: Path, *, size: int, aspect: str, smallest_side: int, name: str) -> Pixels:
+    """The picture at `path`, upright, in sRGB: float32 (1, H, W, 3) in [0, 1].
+
+    Transparency is composited over white. Colour profiles are converted to sRGB; one that is broken or does
+    not fit is ignored with a log warning. Of several frames or pages the first is taken. 16-bit grey keeps
+    its depth; 16-bit colour is read at 8 bits. A picture that already has its size is not resampled.
+
+    Args:
+        size: px, of the longest side (`aspect="keep"`) or of both (`aspect="stretch"`).
+        aspect: one of `ASPECTS`.
+        smallest_side: px, the least height and width, of the file and after resizing.
+        name: the config key that `path` came from, for messages.
+
+    Raises:
+        InputError: if the file is missing, unreadable, truncated, too large or too small.
+    """
+    subject = f"{name}={str(path)!r}"
+    with _opened(path, subject) as file, _pillow_settings():
+        image = _identified(file, subject)
+        target = _target_size(image.size, size, aspect)
+        _check_sides(image.size, target, size, smallest_side, subject)
+        box = _decode(image, target, subject)
+        orientation = _orientation(image, subject)
+        deep = image.mode in _DEEP_MODES
+        pixels = (_deep_grey if deep else _colour)(image, target, box, subject)
+    return _upright(pixels, orientation)[np.newaxis]
+
+
+def write_image(path: Path, image: npt.ArrayLike, *, text: Mapping[str, str] = {}) -> None:
+    """Write `image` as an 8-bit sRGB PNG, all or nothing; the same pixels and text give the same bytes.
+
+    Args:
+        image: (1, H, W, 3) or (H, W, 3), clipped to [0, 1].
+        text: PNG text chunks; keys are Latin-1, 1 to 79 characters.
+
+    Raises:
+        InputError: if the file cannot be written.
+        ValueError: if `image` has NaN or another shape.
+    """
+    write_atomically(path, _png(to_uint8(image), text))
+
+
+def to_uint8(image: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    """`image`, (1, H, W, 3) or (H, W, 3), clipped to [0, 1] and rounded to (H, W, 3) levels 0 to 255.
+
+    Raises:
+        ValueError: if `image` has NaN or another shape.
+    """
+    pixels = np.asarray(image, dtype=np.float32)
+    if pixels.ndim == 4 and pixels.shape[0] == 1:
+        pixels = pixels[0]
+    if pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ValueError(f"image has shape {np.shape(image)}, must be (1, H, W, 3) or (H, W, 3)")
+    if np.isnan(pixels).any():
+        raise ValueError("image has NaN pixels")
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of the bytes at `path`, in hexadecimal.
+
+    Raises:
+        InputError: if the file cannot be read.
+    """
+    subject = repr(str(path))
+    with _opened(path, subject) as file, _refusing(subject):
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _in_package(address: str) -> Path:
+    package, _, inner = address.removeprefix("pkg://").partition("/")
+    inside = PurePosixPath(inner)
+    if not package.isidentifier() or not inner or inside.is_absolute() or ".." in inside.parts:
+        raise InputError(f"{address!r}: must be pkg://PACKAGE/inner/path")
+    try:
+        spec = importlib.util.find_spec(package)
+    except ValueError:  # a module without a spec, such as __main__
+        spec = None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{address!r}: package {package!r} is not installed")
+    return Path(spec.submodule_search_locations[0], inside)
+
+
+def _refusal(path: Path) -> str | None:
+    """Why `path` is no file to read from; None if it is one."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError) as error:  # ValueError: a NUL character
+        return _reason(error)
+    if stat.S_ISDIR(mode):
+        return "it is a directory"
+    return None if stat.S_ISREG(mode) else "it is not a regular file"
+
+
+def _reason(error: Exception) -> str:
+    """`error` in a few words on one line, without the path that Python appends."""
+    if isinstance(error, UnidentifiedImageError):
+        return f"not a picture of a known kind ({', '.join(_FORMATS)})"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+@contextlib.contextmanager
+def _opened(path: Path, subject: str) -> Iterator[io.BufferedReader]:
+    refusal = _refusal(path)
+    if refusal:
+        raise InputError(f"{subject} cannot be read: {refusal}")
+    try:
+        file = path.open("rb")
+    except OSError as error:  # no permission
+        raise InputError(f"{subject} cannot be read: {_reason(error)}") from error
+    with file:
+        yield file
+
+
+@contextlib.contextmanager
+def _pillow_settings() -> Iterator[None]:
+    """Pillow's process-wide settings as this module needs them, put back at the end.
+
+    The size limit is ours, truncated files are never accepted (some libraries switch that on for everybody),
+    and warnings, about corrupt EXIF for instance, do not reach the user: what matters is raised or logged.
+    """
+    before = PillowImage.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+    PillowImage.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        PillowImage.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+@contextlib.contextmanager
+def _refusing(subject: str) -> Iterator[None]:
+    """Whatever goes wrong in here is the file's fault: wrap nothing but reading and Pillow's decoding.
+
+    On broken bytes Pillow raises a dozen kinds of exceptions, struct.error and KeyError among them.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{subject} cannot be read: {_reason(error)}") from error
+
+
+def _identified(file: io.BufferedReader, subject: str) -> ImageFile.ImageFile:
+    """The picture in `file`, complete and within the limit, its pixels not decoded yet."""
+    with _refusing(subject):
+        if not os.fstat(file.fileno()).st_size:
+            raise EOFError("it is empty")
+        image = PillowImage.open(file, formats=_FORMATS)
+        megapixels = math.prod(image.size) / 1e6
+        if megapixels > MAX_MEGAPIXELS:
+            size = f"{image.width}x{image.height} px"
+            raise InputError(f"{subject} is {size}: {megapixels:.0f} megapixels, at most {MAX_MEGAPIXELS}")
+        if image.format == "JPEG":
+            _check_jpeg_end(file)
+        if image.format == "PNG":
+            image.verify()  # all checksums up to the last chunk; decoding skips those of the pixels
+            image = PillowImage.open(file, formats=("PNG",))
+    return image
+
+
+def _check_jpeg_end(file: io.BufferedReader) -> None:
+    """Refuse a JPEG without an end marker, such as an unfinished download whose missing part reads as zeros.
+
+    Pillow finds most truncations but would decode those zeros. It leaves `file` at the start of the scan,
+    behind any thumbnail with an end marker of its own.
+    """
+    scan = file.tell()
+    if b"\xff\xd9" not in file.read():
+        raise EOFError("image file is truncated")
+    file.seek(scan)
+
+
+def _target_size(stored: tuple[int, int], size: int, aspect: str) -> tuple[int, int]:
+    """(width, height) in px after resizing; a side may come out as 0."""
+    if aspect not in ASPECTS:
+        raise InputError(f"aspect={aspect!r}: choose among {', '.join(ASPECTS)}")
+    if aspect == "stretch":
+        return size, size
+    width, height = (round(side * size / max(stored)) for side in stored)
+    return width, height
+
+
+def _check_sides(
+    stored: tuple[int, int], target: tuple[int, int], size: int, smallest_side: int, subject: str
+) -> None:
+    least = max(smallest_side, _LEAST_SIDE)
+    picture = f"{subject} is {stored[0]}x{stored[1]} px"
+    if min(target) < least:
+        short = f"at size={size} its short side would be {min(target)} px"
+        raise InputError(f"{picture}: {short}, at least {least} px needed")
+    if min(stored) < least:
+        raise InputError(f"{picture}: its short side is {min(stored)} px, at least {least} px needed")
+
+
+def _decode(image: ImageFile.ImageFile, target: tuple[int, int], subject: str) -> Box:
+    """Decode the pixels in place and return the part that holds them, (left, top, right, bottom) in px.
+
+    A JPEG much larger than `target` is shrunk by 2, 4 or 8 on the way, its last column or row then being
+    partly padding.
+    """
+    with _refusing(subject):
+        shrunk = image.draft(None, (_GAP * target[0], _GAP * target[1]))
+        image.load()
+    return shrunk[1] if shrunk else (0, 0, *image.size)
+
+
+def _orientation(image: PillowImage.Image, subject: str) -> int:
+    """The EXIF orientation, 1 (upright) to 8; 1 if there is none or EXIF is corrupt."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception as error:  # as with decoding: any kind, but here it is no reason to refuse the picture
+        _log.warning("%s: its EXIF data are ignored: %s", subject, _reason(error))
+        return 1
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """`pixels`, (H, W, 3), turned and mirrored as EXIF says."""
+    if orientation >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    rows, columns = _FLIPS.get(orientation, (1, 1))
+    return np.ascontiguousarray(pixels[::rows, ::columns])
+
+
+def _resized(image: PillowImage.Image, target: tuple[int, int], box: Box) -> PillowImage.Image:
+    """`image` at `target`; no fringes, for Pillow multiplies colours by alpha before it averages them."""
+    if image.size == target:
+        return image
+    return image.resize(target, PillowImage.Resampling.LANCZOS, box=box, reducing_gap=_GAP)
+
+
+def _deep_grey(image: PillowImage.Image, target: tuple[int, int], box: Box, subject: str) -> Pixels:
+    """Grey of 16 bits or float, (H, W, 3); at 8 bits if it has a colour profile."""
+    if image.mode == "I" and image.format != "PPM":
+        raise InputError(f"{subject} has signed or 32-bit integer pixels: convert it to 8 or 16 bits")
+    if image.mode == "F":
+        _check_float_range(image, subject)
+    white = np.float32(1 if image.mode == "F" else 65535)
+    grey = np.asarray(_resized(image.convert("F"), target, box)) / white
+    grey = grey.clip(0, 1)  # Lanczos overshoots at edges
+    profile = image.info.get("icc_profile")
+    if profile:
+        levels = PillowImage.fromarray(np.rint(grey * 255).astype(np.uint8))
+        return _from_levels(_in_srgb(levels, profile, subject))
+    return np.repeat(grey[..., np.newaxis], 3, axis=2)
+
+
+def _check_float_range(image: PillowImage.Image, subject: str) -> None:
+    pixels = np.asarray(image)
+    low, high = pixels.min(), pixels.max()  # both are NaN if any pixel is, and then fail the comparison
+    if not (low >= 0 and high <= 1):
+        raise InputError(f"{subject} has float pixels from {low:g} to {high:g}, must be in [0, 1]")
+
+
+def _colour(image: PillowImage.Image, target: tuple[int, int], box: Box, subject: str) -> Pixels:
+    """Anything of 8 bits or less, (H, W, 3).
+
+    Resizing comes first: then profile and white need no memory worth mention.
+    """
+    profile = image.info.get("icc_profile")
+    image = _resized(_direct(image), target, box)
+    if image.mode not in ("LA", "RGBA"):
+        return _from_levels(_in_srgb(image, profile, subject))
+    opaque = _in_srgb(image.convert(image.mode[:-1]), profile, subject)
+    white = PillowImage.new("RGB", image.size, "white")
+    return _from_levels(PillowImage.composite(opaque, white, image.getchannel("A")))
+
+
+def _direct(image: PillowImage.Image) -> PillowImage.Image:
+    """`image` in one of `_COLOUR_MODES`: values that can be averaged, unlike palette indices and bits."""
+    if image.has_transparency_data:
+        return image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+    return image if image.mode in _COLOUR_MODES else image.convert("RGB")
+
+
+def _in_srgb(image: PillowImage.Image, profile: bytes | None, subject: str) -> PillowImage.Image:
+    """`image`, of mode L, RGB, CMYK or LAB, as sRGB; without a profile L and RGB are taken for sRGB."""
+    if image.mode == "LAB":
+        return _converted(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
+    if profile:
+        try:
+            return _converted(image, ImageCms.ImageCmsProfile(io.BytesIO(profile)))
+        except (OSError, ImageCms.PyCMSError) as error:
+            _log.warning("%s: its colour profile is ignored: %s", subject, _reason(error))
+    return image.convert("RGB")
+
+
+def _converted(image: PillowImage.Image, profile: ImageCms.ImageCmsProfile) -> PillowImage.Image:
+    if image.mode == "L" and profile.profile.xcolor_space.strip() == "RGB":
+        image = image.convert("RGB")  # a grey picture may carry the profile of its colour original
+    converted = ImageCms.profileToProfile(
+        image,
+        profile,
+        ImageCms.createProfile("sRGB"),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode="RGB",
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    assert converted is not None  # None is for inPlace=True
+    return converted
+
+
+def _from_levels(image: PillowImage.Image) -> Pixels:
+    return np.asarray(image, dtype=np.float32) / np.float32(255)
+
+
+def _png(levels: npt.NDArray[np.uint8], text: Mapping[str, str]) -> bytes:
+    chunks = PngInfo()
+    for key, value in sorted(text.items()):
+        chunks.add_text(key, value)
+    buffer = io.BytesIO()
+    PillowImage.fromarray(levels).save(buffer, "PNG", pnginfo=chunks)
+    return buffer.getvalue()

@@ -1,0 +1,118 @@
+"""What is minimised: targets computed once, then the total loss and its breakdown by term.
+
+    total = content_weight * content + style_weight * style_scale * style + tv_weight * tv
+
+Everything a sweep over weights changes is in `LossWeights`, traced arrays: such a sweep compiles once.
+What changes the computation's shape is in `Objective`, static and hashable.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from nst_exp.losses import gram_matrix, mean_squared_error, relative_error, total_variation
+from nst_exp.networks import Vgg
+from nst_exp.types import FeatureMap, GramMatrix, Image, NetworkParams, Scalar
+
+Losses = dict[str, Scalar]
+
+_DISTANCES = {"relative": relative_error, "article": mean_squared_error}
+
+
+@struct.dataclass
+class LossWeights:
+    """The numbers of a sweep; scalars but for `style_layers`, in the order of the objective's layers."""
+
+    content: Float[Array, ""]
+    style: Float[Array, ""]  # style_weight * style_scale
+    style_layers: Float[Array, "layers"]
+    tv: Float[Array, ""]
+
+
+@struct.dataclass
+class Targets:
+    """Features of the content image and Gram matrices of the style image, by layer."""
+
+    content: dict[str, FeatureMap]
+    style: dict[str, GramMatrix]
+
+
+@struct.dataclass
+class Problem:
+    """All that the loss needs besides the pastiche: the traced arguments of a compiled solve."""
+
+    params: NetworkParams
+    targets: Targets
+    weights: LossWeights
+
+
+def loss_weights(
+    *,
+    content_weight: float,
+    style_weight: float,
+    style_scale: float,
+    style_layer_weights: Mapping[str, float],
+    tv_weight: float,
+    normalise: bool,
+) -> LossWeights:
+    """The traced weights, layer weights divided by their sum if `normalise` (the relative loss)."""
+    layers = np.array(list(style_layer_weights.values()), np.float32)
+    return LossWeights(
+        content=jnp.float32(content_weight),
+        style=jnp.float32(style_weight * style_scale),
+        style_layers=jnp.asarray(layers / layers.sum() if normalise else layers),
+        tv=jnp.float32(tv_weight),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The static half of the problem: which network, which layers, which normalisation.
+
+    Attributes:
+        loss: `relative` (dimensionless, default) or `article` (means of squares of raw differences).
+    """
+
+    network: Vgg
+    content_layers: tuple[str, ...]
+    style_layers: tuple[str, ...]
+    loss: str
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """All layers whose features are needed, each once."""
+        return tuple(dict.fromkeys(self.content_layers + self.style_layers))
+
+    def targets(self, params: NetworkParams, content_image: Image, style_image: Image) -> Targets:
+        """What the pastiche is held against; the two images may differ in size."""
+        content = self.network.features(params, content_image, self.content_layers)
+        style = self.network.features(params, style_image, self.style_layers)
+        return Targets(content, {layer: gram_matrix(style[layer]) for layer in self.style_layers})
+
+    def losses(self, problem: Problem, image: Image) -> tuple[Scalar, Losses]:
+        """Total loss of `image`, and its terms before their weights.
+
+        Returns:
+            The weighted total, and `{"content", "style", "tv", "style.LAYER"...}`: the mean of the content
+            layers' distances, the sum of the style layers' weighted by `style_layers`, total variation, and
+            each style layer's own distance.
+        """
+        distance = _DISTANCES[self.loss]
+        maps = self.network.features(problem.params, image, self.layers)
+        content = [distance(maps[layer], problem.targets.content[layer]) for layer in self.content_layers]
+        style = [distance(gram_matrix(maps[layer]), problem.targets.style[layer]) for layer in self.style_layers]
+        weights = problem.weights
+        terms = {
+            "content": jnp.mean(jnp.stack(content)),
+            "style": jnp.dot(weights.style_layers, jnp.stack(style)),
+            "tv": total_variation(image),
+        }
+        total = weights.content * terms["content"] + weights.style * terms["style"] + weights.tv * terms["tv"]
+        by_layer = {f"style.{layer}": loss for layer, loss in zip(self.style_layers, style, strict=True)}
+        return total, terms | by_layer

@@ -1,0 +1,66 @@
+"""How far a run is: a live bar on a terminal, plain log lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+_log = logging.getLogger(__name__)
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Bar:
+    """A tqdm bar with loss and evaluations a second; log messages pass above it."""
+
+    def __init__(self, steps: int) -> None:
+        self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
+        self._started = time.monotonic()
+
+    def update(self, *, steps_done: int, loss: float, evaluations: int) -> None:
+        """Show the state after `steps_done` steps."""
+        rate = evaluations / (time.monotonic() - self._started)
+        self._bar.set_postfix_str(f"loss {loss:.4g}, {rate:.2f} evaluations/s", refresh=False)
+        self._bar.update(steps_done - self._bar.n)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        self._bar.close()
+
+
+class Lines:
+    """A log line every ten seconds, for files and pipes."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._started = self._last = time.monotonic()
+
+    def update(self, *, steps_done: int, loss: float, evaluations: int) -> None:
+        """Log the state after `steps_done` steps, unless a line was just logged."""
+        now = time.monotonic()
+        if now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        seconds = now - self._started
+        left = seconds / steps_done * (self._steps - steps_done)
+        rate = evaluations / seconds
+        state = f"step {steps_done}/{self._steps}, loss {loss:.4g}, {rate:.2f} evaluations/s, {left:.0f} s left"
+        _log.info(state)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@contextlib.contextmanager
+def progress(steps: int) -> Iterator[Bar | Lines]:
+    """Shows progress over `steps` steps; a bar only on a terminal, and at Hydra's verbosity."""
+    if not (sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)):
+        yield Lines(steps)
+        return
+    with logging_redirect_tqdm(), contextlib.closing(Bar(steps)) as bar:
+        yield bar

@@ -1,0 +1,69 @@
+"""What a run says of itself: readable params for MLflow's table, tags for its origin."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import git
+import jax
+
+import nst_exp
+from nst_exp.config import RunConfig
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "pillow", "mlflow-skinny", "hydra-core")
+
+
+def plain(config: RunConfig) -> dict[str, Any]:
+    """`config` as nested dicts, lists and scalars: what config.yaml holds."""
+    return dataclasses.asdict(config)
+
+
+def params(config: RunConfig) -> dict[str, Any]:
+    """Every value of `config` under a readable name, for the columns of MLflow's table.
+
+    Nested keys are joined by dots, as on the command line, but a group's choice bears the group's own name
+    (`solver`, not `solver.name`), and layers' weights are named one by one.
+    """
+    flat = dict(_flatten(plain(config)))
+    for group, choice in (("network", "name"), ("params", "source"), ("loss", "name"), ("solver", "name")):
+        flat[group] = flat.pop(f"{group}.{choice}")
+    return {name: value for name, value in sorted(flat.items()) if not name.startswith("tracking.")}
+
+
+def tags(overrides: Sequence[str], hashes: Mapping[str, str]) -> dict[str, str]:
+    """Overrides, SHA-256 of what was read, versions of code and packages, and the device."""
+    device = jax.devices()[0]
+    versions = {f"version.{package}": metadata.version(package) for package in _PACKAGES}
+    return {
+        "overrides": " ".join(overrides),
+        "device": f"{device.platform}: {device.device_kind}",
+        "version.nst_exp": code_version(),
+        "version.python": platform.python_version(),
+        **versions,
+        **{f"sha256.{name}": digest for name, digest in hashes.items()},
+    }
+
+
+@functools.cache
+def code_version() -> str:
+    """The package's version and, in a checkout, the commit, with `+changes` if files differ from it."""
+    try:
+        repository = git.Repo(Path(nst_exp.__file__).parent.parent)
+        changes = "+changes" if repository.is_dirty() else ""
+        return f"{nst_exp.__version__} ({repository.head.commit.hexsha[:12]}{changes})"
+    except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.GitCommandNotFound, ValueError):
+        return nst_exp.__version__
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else value

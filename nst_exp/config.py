@@ -7,7 +7,7 @@ an instance checks every value. Each message names the key, its value and what i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,8 +116,9 @@ class TrackingConfig:
 class RunConfig:
     """One point of a sweep: everything that determines its picture, and where to log it.
 
-    conf/config.yaml says what each key means. Layers may be given by alias; `style_layer_weights` may be a
-    mapping from layer to weight or a list in the order of `style_layers`.
+    conf/config.yaml says what each key means. Layers may be given by alias. The weights of style layers come
+    from the table `style_layer_weight`, or all at once from the list `style_layer_weights`: Hydra cannot lay
+    a list over a mapping, hence two keys.
     """
 
     content: str
@@ -128,9 +129,11 @@ class RunConfig:
     content_layer: Any
     content_weight: float
     style_layers: Any
+    style_layer_weight: dict[str, float]
     style_layer_weights: Any
     style_weight: float
     tv_weight: float
+    range_weight: float
     init: str
     seed: int
     steps: int
@@ -155,15 +158,18 @@ class RunConfig:
         for name in ("size", "style_size", "coarsest_size"):
             if getattr(self, name) is not None:
                 _check_between(name, getattr(self, name), 16, 8192)
-        for name in ("content_weight", "style_weight", "tv_weight"):
+        for name in ("content_weight", "style_weight", "tv_weight", "range_weight"):
             _check_weight(name, getattr(self, name))
-        if self.content_weight == self.style_weight == self.tv_weight == 0:
-            raise InputError("content_weight, style_weight and tv_weight are all 0: nothing to optimise")
+        if self.content_weight == self.style_weight == 0:
+            raise InputError("content_weight and style_weight are both 0: nothing to optimise")
         _check_at_least("steps", self.steps, 1)
         _check_between("seed", self.seed, 0, 2**32 - 1)
         _check_layers("content_layer", self.content_layers)
         _check_layers("style_layers", self.style_layers)
-        _check_layer_weights(self.style_layer_weights, self.style_layers)
+        for layer, weight in self.style_layer_weight.items():
+            _check_weight(f"style_layer_weight.{layer}", weight)
+        if self.style_layer_weights is not None:
+            _check_layer_weights(self.style_layer_weights, self.style_layers)
 
     @property
     def content_layers(self) -> list[str]:
@@ -203,13 +209,12 @@ def _check_layers(name: str, layers: Any) -> None:
 
 
 def _check_layer_weights(weights: Any, layers: Sequence[str]) -> None:
-    if isinstance(weights, list) and len(weights) != len(layers):
+    if not isinstance(weights, list):
+        raise InputError(f"style_layer_weights={weights}: must be a list of numbers, one for each of style_layers")
+    if len(weights) != len(layers):
         raise InputError(
             f"style_layer_weights={weights} has {len(weights)} entries: "
             f"style_layers has {len(layers)} ({', '.join(layers)}), give one weight each"
         )
-    if not isinstance(weights, list | Mapping):
-        raise InputError(f"style_layer_weights={weights}: must be a list, or a mapping from layer to weight")
-    named = weights.items() if isinstance(weights, Mapping) else zip(layers, weights, strict=True)
-    for layer, weight in named:
-        _check_weight(f"style_layer_weights.{layer}", weight)
+    for layer, weight in zip(layers, weights, strict=True):
+        _check_weight(f"style_layer_weights of {layer}", weight)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 PICTURE = "pastiche.png"
 
+_METHODS: dict[str, Callable[..., Method]] = {"lbfgs": Lbfgs, "optax_lbfgs": OptaxLbfgs, "adam": Adam}
+
 _LEAST_SIDE = 16  # px; below, there is no picture to speak of
 _COARSEST = 128  # px; where coarse-to-fine begins ...
 _SINGLE_SCALE = 256  # px; ... for pictures larger than this
@@ -54,6 +56,7 @@ class _Inputs:
     config: RunConfig
     objective: Objective
     weights: LossWeights
+    style_layer_weights: Mapping[str, float]
     content_image: Image
     style_image: Image
     params: LoadedParams
@@ -78,7 +81,7 @@ def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str,
     store = store_of(config)
     tags = record.tags(origin.overrides, inputs.hashes)
     with track(store, name=origin.name, tags=tags, parent=origin.parent) as run:
-        run.log_params(record.params(config))
+        run.log_params(record.params(config, inputs.objective.content_layers, inputs.style_layer_weights))
         started = time.monotonic()
         solution = _solve(inputs, run)
         seconds = time.monotonic() - started
@@ -110,10 +113,11 @@ def _load(config: RunConfig) -> _Inputs:
         style_scale=config.loss.style_scale,
         style_layer_weights=style_layer_weights,
         tv_weight=config.tv_weight,
+        range_weight=config.range_weight,
         normalise=config.loss.name == "relative",
     )
     hashes = hashes | {"params": params.sha256}
-    return _Inputs(config, objective, weights, content_image, style_image, params, hashes)
+    return _Inputs(config, objective, weights, style_layer_weights, content_image, style_image, params, hashes)
 
 
 def _canonical(network: Vgg, name: str, layers: Iterable[str]) -> tuple[str, ...]:
@@ -130,17 +134,17 @@ def _canonical(network: Vgg, name: str, layers: Iterable[str]) -> tuple[str, ...
 def _style_layer_weights(config: RunConfig, network: Vgg) -> dict[str, float]:
     """The weight of each style layer by its canonical name, in the order of `style_layers`."""
     layers = _canonical(network, "style_layers", config.style_layers)
-    given = config.style_layer_weights
-    if isinstance(given, list):
-        weights = dict(zip(layers, given, strict=True))
+    if config.style_layer_weights is not None:
+        weights = dict(zip(layers, config.style_layer_weights, strict=True))
     else:
-        named = dict(zip(_canonical(network, "style_layer_weights", given), given.values(), strict=True))
+        table = config.style_layer_weight
+        named = dict(zip(_canonical(network, "style_layer_weight", table), table.values(), strict=True))
         missing = [layer for layer in layers if layer not in named]
         if missing:
-            raise InputError(f"style_layer_weights names no weight for {', '.join(missing)}, among style_layers")
+            raise InputError(f"style_layer_weight names no weight for {', '.join(missing)}, among style_layers")
         weights = {layer: named[layer] for layer in layers}
     if sum(weights.values()) == 0:
-        raise InputError(f"style_layer_weights={given}: all weights of style_layers are 0; use style_weight=0")
+        raise InputError(f"all weights of style_layers are 0 ({', '.join(layers)}): use style_weight=0")
     return weights
 
 
@@ -174,14 +178,10 @@ def _load_params(config: RunConfig, network: Vgg, layers: Sequence[str]) -> Load
 
 
 def _method(solver: SolverConfig) -> Method:
-    if solver.name == "adam":
-        assert solver.learning_rate is not None
-        return Adam(solver.learning_rate)
-    assert solver.history_size is not None and solver.linesearch is not None
-    if solver.name == "optax_lbfgs":
-        return OptaxLbfgs(solver.history_size, solver.linesearch)
-    assert solver.first_step is not None
-    return Lbfgs(solver.history_size, solver.linesearch, solver.first_step)
+    """The solver's method; the configuration has checked that its options are those the method has."""
+    options = dataclasses.asdict(solver)
+    method = _METHODS[options.pop("name")]
+    return method(**{name: value for name, value in options.items() if value is not None})
 
 
 def _schedule(inputs: _Inputs) -> Schedule:
@@ -200,15 +200,11 @@ def _solve(inputs: _Inputs, run: TrackedRun) -> Solution:
     with progress(schedule.steps) as shown:
 
         def on_chunk(chunk: Progress) -> None:
-            steps = chunk.steps_done - len(chunk.trace.totals) + 1 + np.arange(len(chunk.trace.totals))
-            trace = chunk.trace
-            table = {"total_loss": trace.totals, **{f"loss.{name}": row for name, row in trace.losses.items()}}
-            run.log_metrics(table | {"evaluations": trace.evaluations, "scale": np.full(len(steps), chunk.scale)}, steps)
+            _log_chunk(chunk, run)
             while snapshots and chunk.steps_done >= snapshots[0]:
                 run.log_picture(to_uint8(chunk.best_image), snapshots.pop(0))
-            shown.update(
-                steps_done=chunk.steps_done, loss=float(trace.totals[-1]), evaluations=int(trace.evaluations[-1])
-            )
+            loss, evaluations = float(chunk.trace.totals[-1]), int(chunk.trace.evaluations[-1])
+            shown.update(steps_done=chunk.steps_done, loss=loss, evaluations=evaluations)
 
         return stylize(
             inputs.objective,
@@ -220,6 +216,15 @@ def _solve(inputs: _Inputs, run: TrackedRun) -> Solution:
             schedule,
             on_chunk,
         )
+
+
+def _log_chunk(chunk: Progress, run: TrackedRun) -> None:
+    """The losses of every step of a chunk, each term under its name."""
+    trace, count = chunk.trace, len(chunk.trace.totals)
+    table = {"total_loss": trace.totals, "evaluations": trace.evaluations, "scale": np.full(count, chunk.scale)}
+    table |= {f"loss.{name}": row for name, row in trace.losses.items()}
+    columns = {name: np.asarray(column) for name, column in table.items()}
+    run.log_metrics(columns, chunk.steps_done - count + 1 + np.arange(count))
 
 
 def _snapshot_steps(steps: int, snapshots: int) -> list[int]:

@@ -52,3 +52,8 @@ def total_variation(image: Image) -> Scalar:
     down = jnp.square(image[:, 1:] - image[:, :-1])
     across = jnp.square(image[:, :, 1:] - image[:, :, :-1])
     return jnp.mean(down) + jnp.mean(across)
+
+
+def out_of_range(image: Image) -> Scalar:
+    """Mean square of how far pixels lie outside [0, 1]: what clipping will take away when a file is written."""
+    return jnp.mean(jnp.square(image - jnp.clip(image, 0.0, 1.0)))

@@ -1,6 +1,7 @@
 """What is minimised: targets computed once, then the total loss and its breakdown by term.
 
     total = content_weight * content + style_weight * style_scale * style + tv_weight * tv
+            + range_weight * range
 
 Everything a sweep over weights changes is in `LossWeights`, traced arrays: such a sweep compiles once.
 What changes the computation's shape is in `Objective`, static and hashable.
@@ -16,7 +17,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from nst_exp.losses import gram_matrix, mean_squared_error, relative_error, total_variation
+from nst_exp.losses import gram_matrix, mean_squared_error, out_of_range, relative_error, total_variation
 from nst_exp.networks import Vgg
 from nst_exp.types import FeatureMap, GramMatrix, Image, NetworkParams, Scalar
 
@@ -33,6 +34,7 @@ class LossWeights:
     style: Float[Array, ""]  # style_weight * style_scale
     style_layers: Float[Array, "layers"]
     tv: Float[Array, ""]
+    range: Float[Array, ""]
 
 
 @struct.dataclass
@@ -59,6 +61,7 @@ def loss_weights(
     style_scale: float,
     style_layer_weights: Mapping[str, float],
     tv_weight: float,
+    range_weight: float,
     normalise: bool,
 ) -> LossWeights:
     """The traced weights, layer weights divided by their sum if `normalise` (the relative loss)."""
@@ -68,6 +71,7 @@ def loss_weights(
         style=jnp.float32(style_weight * style_scale),
         style_layers=jnp.asarray(layers / layers.sum() if normalise else layers),
         tv=jnp.float32(tv_weight),
+        range=jnp.float32(range_weight),
     )
 
 
@@ -99,9 +103,9 @@ class Objective:
         """Total loss of `image`, and its terms before their weights.
 
         Returns:
-            The weighted total, and `{"content", "style", "tv", "style.LAYER"...}`: the mean of the content
-            layers' distances, the sum of the style layers' weighted by `style_layers`, total variation, and
-            each style layer's own distance.
+            The weighted total, and `{"content", "style", "tv", "range", "style.LAYER"...}`: the mean of the
+            content layers' distances, the sum of the style layers' weighted by `style_layers`, total variation,
+            what is out of range, and each style layer's own distance.
         """
         distance = _DISTANCES[self.loss]
         maps = self.network.features(problem.params, image, self.layers)
@@ -112,7 +116,8 @@ class Objective:
             "content": jnp.mean(jnp.stack(content)),
             "style": jnp.dot(weights.style_layers, jnp.stack(style)),
             "tv": total_variation(image),
+            "range": out_of_range(image),
         }
-        total = weights.content * terms["content"] + weights.style * terms["style"] + weights.tv * terms["tv"]
+        total = sum(getattr(weights, name) * loss for name, loss in terms.items())
         by_layer = {f"style.{layer}": loss for layer, loss in zip(self.style_layers, style, strict=True)}
         return total, terms | by_layer

@@ -24,16 +24,22 @@ def plain(config: RunConfig) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def params(config: RunConfig) -> dict[str, Any]:
+def params(
+    config: RunConfig, content_layers: Sequence[str], style_layer_weights: Mapping[str, float]
+) -> dict[str, Any]:
     """Every value of `config` under a readable name, for the columns of MLflow's table.
 
     Nested keys are joined by dots, as on the command line, but a group's choice bears the group's own name
-    (`solver`, not `solver.name`), and layers' weights are named one by one.
+    (`solver`, not `solver.name`). Layers bear their canonical names, the weights in use are named one by one.
     """
     flat = dict(_flatten(plain(config)))
     for group, choice in (("network", "name"), ("params", "source"), ("loss", "name"), ("solver", "name")):
         flat[group] = flat.pop(f"{group}.{choice}")
-    return {name: value for name, value in sorted(flat.items()) if not name.startswith("tracking.")}
+    left_out = ("tracking.", "style_layer_weight")
+    named = {name: value for name, value in flat.items() if not name.startswith(left_out)}
+    named["content_layer"] = ", ".join(content_layers)
+    named["style_layers"] = ", ".join(style_layer_weights)
+    return named | {f"style_layer_weights.{layer}": weight for layer, weight in style_layer_weights.items()}
 
 
 def tags(overrides: Sequence[str], hashes: Mapping[str, str]) -> dict[str, str]:

@@ -81,11 +81,13 @@ def run_config(config: DictConfig) -> RunConfig:
 def _check_overrides(overrides: list[str], config: RunConfig) -> None:
     """Refuse a weight for a layer that is not in use: a sweep over it would be the same run many times."""
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        _, prefix, layer = key.rpartition("style_layer_weights.")
-        if prefix and layer not in config.style_layers:
+        key, _, value = override.lstrip("+").partition("=")
+        table, _, layer = key.partition(".")
+        if table == "style_layer_weight" and layer not in config.style_layers:
             used = ", ".join(config.style_layers)
             raise InputError(f"{key}={value} has no effect: {layer} is not among style_layers ({used})")
+        if table == "style_layer_weight" and config.style_layer_weights is not None:
+            raise InputError(f"{key}={value} has no effect: style_layer_weights={config.style_layer_weights} is given")
 
 
 def main() -> NoReturn:

@@ -207,12 +207,12 @@ def _judge(method: Method, state: SolverState, tried: Iterate) -> SolverState:
     restarts = state.restarts + wrong.astype(state.restarts.dtype)
     shrink = 0.5 ** jnp.minimum(restarts, 10)
     at = jax.lax.cond(wrong, lambda: method.forget(state.at, shrink)._replace(spent=tried.spent), lambda: tried)
-    best = jax.lax.cond(
+    image, total, losses = jax.lax.cond(
         at.total < state.best_total,
         lambda: (at.image, at.total, at.losses),
         lambda: (state.best_image, state.best_total, state.best_losses),
     )
-    return SolverState(at, *best, state.evaluations + tried.spent, restarts)
+    return SolverState(at, image, total, losses, state.evaluations + tried.spent, restarts)
 
 
 def _went_wrong(before: Iterate, after: Iterate) -> Bool[Array, ""]:

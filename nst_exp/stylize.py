@@ -126,9 +126,10 @@ def stylize(
         content, style = _at_scale(content_image, style_image, size)
         problem = Problem(params, _targets(objective, params, content, style), weights)
         state = _begin(objective, method, problem, _resize(pastiche, size))
-        for state, trace in _chunks(objective, method, problem, state, schedule, scale):
+        for after, trace in _chunks(objective, method, problem, state, schedule, scale):
+            state = after
             steps += len(trace.totals)
-            shifted = trace.replace(evaluations=trace.evaluations + evaluations)
+            shifted = dataclasses.replace(trace, evaluations=trace.evaluations + evaluations)
             on_chunk(Progress(scale, steps, shifted, state.best_image))
         pastiche = state.best_image
         evaluations += int(state.evaluations)

@@ -18,6 +18,7 @@ from nst_exp.errors import InputError
 from nst_exp.files import write_json
 
 _FILE = "sweep.json"
+_open_runs: list[tuple[Any, str]] = []  # (MLflow client, run id): none, or this process's sweep
 
 
 class ParentRun(Callback):
@@ -25,8 +26,6 @@ class ParentRun(Callback):
 
     Hydra skips `on_multirun_end` when a point failed, so whoever started the sweep ends it: `close_sweep`.
     """
-
-    open_runs: list[tuple[Any, str]] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make the sweep's folder and, unless tracking=none, its run."""
@@ -53,7 +52,7 @@ class ParentRun(Callback):
         overrides = " ".join(config.hydra.overrides.task)
         run_id = tracking.start_run(client, store, f"sweep {overrides}", {"overrides": overrides}, parent=None)
         write_json(folder / _FILE, {"mlflow_run_id": run_id})
-        self.open_runs.append((client, run_id))
+        _open_runs.append((client, run_id))
 
 
 def parent_run_id(sweep_folder: Path) -> str | None:
@@ -64,6 +63,6 @@ def parent_run_id(sweep_folder: Path) -> str | None:
 
 def close_sweep(status: str) -> None:
     """End the parent run, if this process opened one: FINISHED, FAILED (a point did) or KILLED."""
-    while ParentRun.open_runs:
-        client, run_id = ParentRun.open_runs.pop()
+    while _open_runs:
+        client, run_id = _open_runs.pop()
         client.set_terminated(run_id, status)

@@ -173,24 +173,27 @@ def connect(store: Store) -> Any:
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    with _refusing(store, MlflowException):
+    try:
         if store.backend == "server":
             _check_server(store.uri)
         else:
             _make_database(store)
         client = MlflowClient(tracking_uri=store.uri)
         client.get_experiment_by_name(store.experiment)
-        return client
+    except (OSError, MlflowException) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"the tracking store {store.uri} cannot be used: {reason}") from error
+    return client
 
 
 def start_run(client: Any, store: Store, name: str, tags: Mapping[str, str], parent: str | None) -> str:
     """A new RUNNING run's id; the experiment is made if it is new."""
     from mlflow.tracking.context import registry
 
-    tags = registry.resolve_tags(dict(tags))  # user, source and what else MLflow's UI shows
-    if parent is not None:
-        tags["mlflow.parentRunId"] = parent
-    return str(client.create_run(_experiment_id(client, store), run_name=name, tags=tags).info.run_id)
+    family = {} if parent is None else {"mlflow.parentRunId": parent}
+    # user, source and what else MLflow's UI shows
+    resolved = registry.resolve_tags(dict(tags) | family)
+    return str(client.create_run(_experiment_id(client, store), run_name=name, tags=resolved).info.run_id)
 
 
 def _experiment_id(client: Any, store: Store) -> str:
@@ -226,15 +229,6 @@ def _check_server(uri: str) -> None:
     except (requests.RequestException, ValueError) as error:
         reason = "nobody answers" if isinstance(error, requests.ConnectionError) else str(error)
         raise InputError(f"tracking.uri={uri}: no MLflow server there: {reason}") from error
-
-
-@contextlib.contextmanager
-def _refusing(store: Store, *kinds: type[Exception]) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, *kinds) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise InputError(f"tracking store {store.uri} cannot be used: {first_line}") from error
 
 
 def _quiet_mlflow() -> None:

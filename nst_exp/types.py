@@ -21,8 +21,8 @@ LayerParams = dict[str, dict[str, Array]]
 class Preprocessing:
     """How a network wants its pixels: `(pixels * value_range - mean) / std`, channels in `channel_order`."""
 
-    mean: Float[Array, "3"]
-    std: Float[Array, "3"]
+    mean: Float[Array, 3]
+    std: Float[Array, 3]
     value_range: float = struct.field(pytree_node=False)
     channel_order: str = struct.field(pytree_node=False)  # "rgb" or "bgr"
 

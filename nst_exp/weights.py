@@ -6,6 +6,7 @@ pixels to be (`Preprocessing`) is decided here and nowhere else.
 
 References:
     Simonyan & Zisserman 2015 (the network); He et al. 2015, section 2.2 (the scale of `random`).
+
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
-import h5py  # type: ignore[import-untyped]
+import h5py
 import jax
 import numpy as np
-import pooch  # type: ignore[import-untyped]
+import pooch
 import requests
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
@@ -388,7 +389,7 @@ def _keras_names(group: h5py.Group) -> list[str]:
 
 
 def _torch_names(network: Vgg, layers: Sequence[str]) -> dict[str, str]:
-    """torchvision's to ours: its `features` are a ReLU after each convolution, a pool after each block."""
+    """Torchvision's to ours: its `features` are a ReLU after each convolution, a pool after each block."""
     names, index = {}, 0
     for layer in network.layers:
         if index and layer.endswith("conv1"):
@@ -479,9 +480,7 @@ def _read_through_cache(
     return {name: arrays[name] for name in _shapes(network, layers)}
 
 
-def _read_cache(
-    cache: Path, file_format: _Format, network: Vgg, layers: Sequence[str]
-) -> dict[str, np.ndarray] | None:
+def _read_cache(cache: Path, file_format: _Format, network: Vgg, layers: Sequence[str]) -> dict[str, np.ndarray] | None:
     """None unless the cache has all of it, sound, and made from this format."""
     try:
         with _explained(str(cache), "a cache"):

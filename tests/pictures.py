@@ -254,9 +254,7 @@ READABLE: dict[str, Callable[[Path], Path]] = {
         f"exif{number}": _saved(f"exif{number}.jpg", _stored_as(number), quality=95, exif=exif(number))
         for number in range(1, 9)
     },
-    "exif_corrupt": _saved(
-        "exif_corrupt.jpg", colour_picture, quality=95, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff"
-    ),
+    "exif_corrupt": _saved("exif_corrupt.jpg", colour_picture, quality=95, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff"),
     "icc_swapped": _saved("icc_swapped.png", colour_picture, icc_profile=swapped_profile()),
     "icc_linear_grey": _saved("icc_linear.png", grey_picture, icc_profile=linear_grey_profile()),
     "icc_grey_in_rgb": _saved("icc_grey_in_rgb.png", grey_picture, icc_profile=swapped_profile()),

@@ -217,24 +217,20 @@ def test_sixty_megapixels_take_modest_memory(name: str, limit: int, tmp_path: Pa
     assert out[1] == "False"
 
 
-def test_locate_finds_plain_paths_and_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locate_finds_plain_paths_and_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pictures.make("png", tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert locate(str(path)) == locate("~/png.png") == path
 
 
-def test_locate_finds_a_file_of_a_package_without_importing_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locate_finds_a_file_of_a_package_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "gallery" / "art"
     folder.mkdir(parents=True)
     (tmp_path / "gallery" / "__init__.py").write_text("raise RuntimeError('imported')")
     path = pictures.make("png", folder)
     monkeypatch.syspath_prepend(tmp_path)
     assert locate("pkg://gallery/art/png.png") == path
-    with pytest.raises(InputError, match="'pkg://gallery/art/b.png': No such file"):
+    with pytest.raises(InputError, match=r"'pkg://gallery/art/b\.png': No such file"):
         locate("pkg://gallery/art/b.png")
 
 
@@ -289,7 +285,7 @@ def test_levels_are_clipped_and_rounded() -> None:
 
 @pytest.mark.parametrize("image", [np.full((4, 4, 3), np.nan), np.zeros((4, 4)), np.zeros((2, 4, 4, 3))])
 def test_what_is_no_picture_is_not_written(image: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="NaN|shape"):
+    with pytest.raises(ValueError, match=r"NaN|shape"):
         write_image(tmp_path / "a.png", image)
     assert not os.listdir(tmp_path)
 
@@ -303,9 +299,7 @@ def test_writing_to_a_wrong_place_is_an_input_error(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.png"]
 
 
-def test_a_full_disk_leaves_the_old_picture_and_nothing_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_picture_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_image(tmp_path / "a.png", np.zeros((4, 4, 3)))
     before = sha256_of(tmp_path / "a.png")
 

@@ -43,9 +43,7 @@ VGG16_FEATURES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # torchvision
 def tiny_arrays() -> Arrays:
     """Random params of TINY under flat names."""
     layers = load_params(ParamsSource("random", seed=3), TINY, TINY.layers, Path("unused")).params.layers
-    return {
-        f"{layer}/{kind}": np.asarray(values) for layer in layers for kind, values in layers[layer].items()
-    }
+    return {f"{layer}/{kind}": np.asarray(values) for layer in layers for kind, values in layers[layer].items()}
 
 
 def torch_names(arrays: Arrays) -> Arrays:
@@ -197,9 +195,7 @@ def written(case: str, folder: Path, arrays: Arrays) -> ParamsSource:
 
 def flat(loaded: LoadedParams) -> Arrays:
     layers = loaded.params.layers
-    return {
-        f"{layer}/{kind}": np.asarray(values) for layer in layers for kind, values in layers[layer].items()
-    }
+    return {f"{layer}/{kind}": np.asarray(values) for layer in layers for kind, values in layers[layer].items()}
 
 
 def assert_equal(got: Arrays, wanted: Arrays) -> None:
@@ -294,9 +290,7 @@ def test_random_layers_do_not_depend_on_each_other(tmp_path: Path) -> None:
     ("metadata", "asked", "order"),
     [(None, None, "rgb"), (None, "keras", "bgr"), ("keras", None, "bgr"), ("keras", "keras", "bgr")],
 )
-def test_preprocessing_of_safetensors(
-    metadata: str | None, asked: str | None, order: str, tmp_path: Path
-) -> None:
+def test_preprocessing_of_safetensors(metadata: str | None, asked: str | None, order: str, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_file(tiny_arrays(), path, metadata={"preprocessing": metadata} if metadata else None)
     loaded = load_params(ParamsSource("safetensors", path, asked), TINY, TINY.layers, tmp_path)

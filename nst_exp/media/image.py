@@ -260,9 +260,7 @@ def _target_size(stored: tuple[int, int], size: int, aspect: str) -> tuple[int, 
     return width, height
 
 
-def _check_sides(
-    stored: tuple[int, int], target: tuple[int, int], size: int, smallest_side: int, subject: str
-) -> None:
+def _check_sides(stored: tuple[int, int], target: tuple[int, int], size: int, smallest_side: int, subject: str) -> None:
     least = max(smallest_side, _LEAST_SIDE)
     picture = f"{subject} is {stored[0]}x{stored[1]} px"
     if min(target) < least:

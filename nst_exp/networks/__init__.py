@@ -20,7 +20,7 @@ def get_network(name: str, *, pooling: str, padding: str, precision: str) -> Vgg
     """
     if name not in ARCHITECTURES:
         raise InputError(f"network.name={name!r}: choose one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name].replace(pooling=pooling, padding=padding, precision=precision)
+    return ARCHITECTURES[name].configured(pooling=pooling, padding=padding, precision=precision)
 
 
 __all__ = ["ARCHITECTURES", "Vgg", "get_network"]

@@ -35,9 +35,7 @@ def convolution(inputs: Array, kernel: Array, strides: Any, padding: Any, **opti
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolution(inputs: Array, kernel: Array, padding: Padding, precision: Any) -> Array:
-    return jax.lax.conv_general_dilated(
-        inputs, kernel, (1, 1), padding, dimension_numbers=_LAYOUT, precision=precision
-    )
+    return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), padding, dimension_numbers=_LAYOUT, precision=precision)
 
 
 def _forward(inputs: Array, kernel: Array, padding: Padding, precision: Any) -> tuple[Array, tuple[Array, Array]]:

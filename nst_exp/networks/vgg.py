@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -38,9 +39,9 @@ class Vgg:
     padding: str = "zeros"
     precision: str = "float32"
 
-    def replace(self, **options: str) -> Vgg:
-        """The same architecture with other options."""
-        return dataclasses.replace(self, **options)
+    def configured(self, *, pooling: str, padding: str, precision: str) -> Vgg:
+        """The same architecture with these options."""
+        return dataclasses.replace(self, pooling=pooling, padding=padding, precision=precision)
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -85,7 +86,7 @@ class Vgg:
         """
         module = _VggModule(self, self.truncated(layers))
         pixels = _preprocess(image, params.preprocessing)
-        maps = module.apply({"params": params.layers}, pixels)
+        maps = cast(dict[str, jax.Array], module.apply({"params": params.layers}, pixels))
         return {layer: maps[layer].astype(jnp.float32) for layer in layers}
 
 

@@ -124,7 +124,7 @@ class RunConfig:
     content: str
     style: str
     size: int
-    style_size: int | None
+    style_zoom: float
     aspect: str
     content_layer: Any
     content_weight: float
@@ -155,9 +155,10 @@ class RunConfig:
         _check_choice("padding", self.padding, ("zeros", "replicate"))
         _check_choice("precision", self.precision, ("float32", "tf32", "bfloat16"))
         _check_choice("init", self.init, ("content", "noise", "style"))
-        for name in ("size", "style_size", "coarsest_size"):
+        for name in ("size", "coarsest_size"):
             if getattr(self, name) is not None:
                 _check_between(name, getattr(self, name), 16, 8192)
+        _check_positive("style_zoom", self.style_zoom)
         for name in ("content_weight", "style_weight", "tv_weight", "range_weight"):
             _check_weight(name, getattr(self, name))
         if self.content_weight == self.style_weight == 0:

@@ -26,7 +26,7 @@ from nst_exp.progress import progress
 from nst_exp.solver import Adam, Lbfgs, Method, OptaxLbfgs
 from nst_exp.stylize import Progress, Schedule, Solution, Stop, coarse_to_fine, stylize
 from nst_exp.tracking import Store, TrackedRun, track
-from nst_exp.types import Image
+from nst_exp.types import Image, StyleImage
 from nst_exp.weights import LoadedParams, ParamsSource, load_params
 
 _log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class _Inputs:
     weights: LossWeights
     style_layer_weights: Mapping[str, float]
     content_image: Image
-    style_image: Image
+    style_image: StyleImage
     params: LoadedParams
     hashes: Mapping[str, str]
 
@@ -148,13 +148,13 @@ def _style_layer_weights(config: RunConfig, network: Vgg) -> dict[str, float]:
     return weights
 
 
-def _read_images(config: RunConfig, smallest_side: int) -> tuple[Image, Image, dict[str, str]]:
+def _read_images(config: RunConfig, smallest_side: int) -> tuple[Image, StyleImage, dict[str, str]]:
     """Content and style image at their sizes, and the SHA-256 of their files."""
     least = max(smallest_side, _LEAST_SIDE)
     images, hashes = [], {}
     for name, address, size in (
         ("content", config.content, config.size),
-        ("style", config.style, config.style_size or config.size),
+        ("style", config.style, round(config.size * config.style_zoom)),
     ):
         path = locate(address)
         image = read_image(path, size=size, aspect=config.aspect, smallest_side=least, name=name)

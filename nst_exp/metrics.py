@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from nst_exp.losses import gram_matrix, relative_error, total_variation
 from nst_exp.networks import Vgg
-from nst_exp.types import Image, NetworkParams, Scalar
+from nst_exp.types import Image, NetworkParams, Scalar, StyleImage
 
 CONTENT_LAYER = "block4_conv2"
 STYLE_LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
@@ -22,7 +22,7 @@ LAYERS = (CONTENT_LAYER, *STYLE_LAYERS)
 
 @partial(jax.jit, static_argnames="network")
 def measures(
-    network: Vgg, params: NetworkParams, pastiche: Image, content_image: Image, style_image: Image
+    network: Vgg, params: NetworkParams, pastiche: Image, content_image: Image, style_image: StyleImage
 ) -> dict[str, Scalar]:
     """How much of the photograph is kept, how much of the painting is reached, and how noisy the result is.
 

@@ -19,9 +19,7 @@ from jaxtyping import Array, Float
 
 from nst_exp.losses import gram_matrix, mean_squared_error, out_of_range, relative_error, total_variation
 from nst_exp.networks import Vgg
-from nst_exp.types import FeatureMap, GramMatrix, Image, NetworkParams, Scalar
-
-Losses = dict[str, Scalar]
+from nst_exp.types import FeatureMaps, GramMatrices, Image, Losses, NetworkParams, Scalar, StyleImage
 
 _DISTANCES = {"relative": relative_error, "article": mean_squared_error}
 
@@ -41,8 +39,8 @@ class LossWeights:
 class Targets:
     """Features of the content image and Gram matrices of the style image, by layer."""
 
-    content: dict[str, FeatureMap]
-    style: dict[str, GramMatrix]
+    content: FeatureMaps
+    style: GramMatrices
 
 
 @struct.dataclass
@@ -93,7 +91,7 @@ class Objective:
         """All layers whose features are needed, each once."""
         return tuple(dict.fromkeys(self.content_layers + self.style_layers))
 
-    def targets(self, params: NetworkParams, content_image: Image, style_image: Image) -> Targets:
+    def targets(self, params: NetworkParams, content_image: Image, style_image: StyleImage) -> Targets:
         """What the pastiche is held against; the two images may differ in size."""
         content = self.network.features(params, content_image, self.content_layers)
         style = self.network.features(params, style_image, self.style_layers)

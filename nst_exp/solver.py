@@ -14,21 +14,31 @@ import abc
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import jaxopt
+import numpy as np
 import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from nst_exp.objective import Losses, Objective, Problem
-from nst_exp.types import Count, Image, Scalar
+from nst_exp.types import Count, Image, Losses, Scalar
 
-CHUNK = 10  # steps between two looks of the host: a few seconds on a CPU, still 10 launches saved on a GPU
+CHUNK = 10  # steps between two looks of the host: a few seconds on a CPU, few launches on a GPU
+THROWN_BACK = 10.0  # a loss so many times the last is a step gone wrong; unit steps rise a little and come back
 
+Row = Float[Array, "steps"] | Float[np.ndarray, "steps"]
 LossFunction = Callable[[Image], tuple[Scalar, Losses]]
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What is minimised, such as an `Objective`: static and hashable, its arrays in a `problem` of any kind."""
+
+    def losses(self, problem: Any, image: Image) -> tuple[Scalar, Losses]:
+        """Total loss of `image`, and its terms."""
 
 
 class Iterate(NamedTuple):
@@ -42,6 +52,7 @@ class Iterate(NamedTuple):
     memory: Any
 
 
+@runtime_checkable
 class Method(Protocol):
     """A way to descend; frozen and hashable, a static argument of the compiled chunk."""
 
@@ -100,30 +111,39 @@ class Lbfgs:
         return Iterate(image, memory.value, memory.aux, memory.grad, spent, memory)
 
 
+class _Damped(NamedTuple):
+    """An optax state, and what its next step is multiplied by: below 1 after a restart, soon 1 again."""
+
+    state: Any
+    factor: Scalar
+
+
 @dataclasses.dataclass(frozen=True)
 class Optax(abc.ABC):
     """A method made of an optax transformation; subclasses say which."""
 
     def start(self, function: LossFunction, image: Image) -> Iterate:
-        return self._evaluated(function, image, self._transformation().init(image), searched=0)
+        memory = _Damped(self._transformation().init(image), jnp.float32(1))
+        return self._evaluated(function, image, memory, searched=jnp.int32(0))
 
     def step(self, function: LossFunction, at: Iterate) -> Iterate:
-        step, memory = self._transformation().update(
-            at.gradient, at.memory, at.image, value=at.total, grad=at.gradient, value_fn=lambda x: function(x)[0]
+        state, factor = at.memory
+        step, state = self._transformation().update(
+            at.gradient, state, at.image, value=at.total, grad=at.gradient, value_fn=lambda x: function(x)[0]
         )
-        searched = optax.tree.get(memory, "num_linesearch_steps", jnp.int32(0))
-        return self._evaluated(function, optax.apply_updates(at.image, step), memory, searched=searched)
+        searched = optax.tree.get(state, "num_linesearch_steps", jnp.int32(0))
+        memory = _Damped(state, jnp.minimum(2 * factor, 1))
+        return self._evaluated(function, at.image + factor * step, memory, searched=searched)
 
     def forget(self, at: Iterate, shrink: Scalar) -> Iterate:
-        del shrink  # optax's methods bound their own first step
-        return at._replace(memory=self._transformation().init(at.image))
+        return at._replace(memory=_Damped(self._transformation().init(at.image), jnp.float32(shrink)))
 
     @abc.abstractmethod
     def _transformation(self) -> optax.GradientTransformationExtraArgs: ...
 
-    def _evaluated(self, function: LossFunction, image: Image, memory: Any, *, searched: Any) -> Iterate:
+    def _evaluated(self, function: LossFunction, image: Image, memory: _Damped, *, searched: Count) -> Iterate:
         (total, losses), gradient = jax.value_and_grad(function, has_aux=True)(image)
-        return Iterate(image, total, losses, gradient, jnp.int32(1 + searched), memory)
+        return Iterate(image, total, losses, gradient, 1 + searched, memory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,42 +183,40 @@ class SolverState:
 
 @struct.dataclass
 class Trace:
-    """What each step of a chunk came to: loss of the iterate it tried, evaluations so far."""
+    """What each step of a chunk came to: loss of the iterate it tried, evaluations so far; an entry a step."""
 
-    totals: Float[Array, "steps"]
-    losses: dict[str, Float[Array, "steps"]]
-    evaluations: Int[Array, "steps"]
+    totals: Row
+    losses: dict[str, Row]
+    evaluations: Int[Array, "steps"] | Int[np.ndarray, "steps"]
 
 
-@partial(jax.jit, static_argnames=("objective", "method"))
-def begin(objective: Objective, method: Method, problem: Problem, image: Image) -> SolverState:
+@partial(jax.jit, static_argnames=("loss", "method"))
+def begin(loss: Loss, method: Method, problem: Any, image: Image) -> SolverState:
     """Evaluate `image` and set out from it."""
-    at = method.start(partial(objective.losses, problem), image)
+    at = method.start(partial(loss.losses, problem), image)
     return SolverState(at, image, at.total, at.losses, at.spent, jnp.zeros_like(at.spent))
 
 
-@partial(jax.jit, static_argnames=("objective", "method"), donate_argnames="state")
-def advance(
-    objective: Objective, method: Method, problem: Problem, state: SolverState, steps: Count
-) -> tuple[SolverState, Trace]:
+@partial(jax.jit, static_argnames=("loss", "method"), donate_argnames="state")
+def advance(loss: Loss, method: Method, problem: Any, state: SolverState, steps: Count) -> tuple[SolverState, Trace]:
     """Run `steps` steps (at most `CHUNK`) on the device.
 
     Returns:
         The state after them, and their trace, `CHUNK` long: entries from `steps` on are zeros.
     """
-    function = partial(objective.losses, problem)
-    blank = jax.tree.map(
-        lambda leaf: jnp.zeros(CHUNK, leaf.dtype), Trace(state.best_total, state.best_losses, state.evaluations)
-    )
+    function = partial(loss.losses, problem)
+    first = (state.best_total, state.best_losses, state.evaluations)
+    blank = jax.tree.map(lambda leaf: jnp.zeros(CHUNK, leaf.dtype), first)
 
-    def body(index: Count, carry: tuple[SolverState, Trace]) -> tuple[SolverState, Trace]:
-        state, trace = carry
+    def body(index: Count, carry: tuple[SolverState, Any]) -> tuple[SolverState, Any]:
+        state, rows = carry
         tried = method.step(function, state.at)
         state = _judge(method, state, tried)
-        entry = Trace(tried.total, tried.losses, state.evaluations)
-        return state, jax.tree.map(lambda row, value: row.at[index].set(value), trace, entry)
+        entry = (tried.total, tried.losses, state.evaluations)
+        return state, jax.tree.map(lambda row, value: row.at[index].set(value), rows, entry)
 
-    return jax.lax.fori_loop(0, steps, body, (state, blank))
+    state, rows = jax.lax.fori_loop(0, steps, body, (state, blank))
+    return state, Trace(*rows)
 
 
 def _judge(method: Method, state: SolverState, tried: Iterate) -> SolverState:
@@ -218,6 +236,6 @@ def _judge(method: Method, state: SolverState, tried: Iterate) -> SolverState:
 def _went_wrong(before: Iterate, after: Iterate) -> Bool[Array, ""]:
     """Not finite, thrown far back, or collapsed: the picture no longer moves though there is a gradient."""
     finite = jnp.isfinite(after.total) & jnp.all(jnp.isfinite(after.gradient))
-    thrown_back = after.total > 2.0 * before.total
+    thrown_back = after.total > THROWN_BACK * before.total
     stuck = jnp.all(after.image == before.image) & jnp.any(before.gradient != 0)
     return ~finite | thrown_back | stuck

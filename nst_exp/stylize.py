@@ -19,7 +19,7 @@ import numpy as np
 from nst_exp.errors import InputError
 from nst_exp.objective import LossWeights, Objective, Problem, Targets
 from nst_exp.solver import CHUNK, Method, SolverState, Trace, advance, begin
-from nst_exp.types import Image, NetworkParams
+from nst_exp.types import Image, NetworkParams, StyleImage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ def stylize(
     params: NetworkParams,
     weights: LossWeights,
     content_image: Image,
-    style_image: Image,
+    style_image: StyleImage,
     schedule: Schedule,
     on_chunk: Callable[[Progress], None] = lambda progress: None,
 ) -> Solution:
@@ -161,18 +161,18 @@ def _begin(objective: Objective, method: Method, problem: Problem, image: Image)
 
 
 @partial(jax.jit, static_argnames="objective")
-def _targets(objective: Objective, params: NetworkParams, content_image: Image, style_image: Image) -> Targets:
+def _targets(objective: Objective, params: NetworkParams, content_image: Image, style_image: StyleImage) -> Targets:
     return objective.targets(params, content_image, style_image)
 
 
-def _initial(schedule: Schedule, content_image: Image, style_image: Image) -> Image:
+def _initial(schedule: Schedule, content_image: Image, style_image: StyleImage) -> Image:
     size = schedule.sizes[0]
     if schedule.init == "noise":
         return jax.random.uniform(jax.random.key(schedule.seed), (1, *size, 3), jnp.float32)
     return _resize(content_image if schedule.init == "content" else style_image, size)
 
 
-def _at_scale(content_image: Image, style_image: Image, size: tuple[int, int]) -> tuple[Image, Image]:
+def _at_scale(content_image: Image, style_image: StyleImage, size: tuple[int, int]) -> tuple[Image, StyleImage]:
     """Both images shrunk by the factor that brings the content image to `size`."""
     factor = size[0] / content_image.shape[1]
     _, height, width, _ = style_image.shape

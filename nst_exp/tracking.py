@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,7 @@ class Store:
         return cls(backend, f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts", experiment)
 
 
+@runtime_checkable
 class TrackedRun(Protocol):
     """What a run can say of itself while it goes on."""
 

@@ -6,20 +6,29 @@ Images are float32 NHWC in [0, 1] (sRGB as stored in files) with a batch axis of
 
 from __future__ import annotations
 
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
 Scalar = Float[Array, ""]
 Count = Int[Array, ""]
+Losses = dict[str, Scalar]  # by term
 Image = Float[Array, "1 height width 3"]
+StyleImage = Float[Array, "1 style_height style_width 3"]  # may differ from the content image in size
 FeatureMap = Float[Array, "1 rows columns channels"]
 GramMatrix = Float[Array, "channels channels"]
-LayerParams = dict[str, dict[str, Array]]
+FeatureMaps = dict[str, Float[Array, "1 _ _ _"]]  # by layer, of many shapes
+GramMatrices = dict[str, Float[Array, "_ _"]]
+Learnt = Float[Array, "..."] | Float[np.ndarray, "..."]  # on the device, or still on the host
+LayerParams = dict[str, dict[str, Learnt]]
 
 
 @struct.dataclass
 class Preprocessing:
-    """How a network wants its pixels: `(pixels * value_range - mean) / std`, channels in `channel_order`."""
+    """How a network wants its pixels: `(pixels * value_range - mean) / std`, channels in `channel_order`.
+
+    `mean` and `std` have three entries, in that order.
+    """
 
     mean: Float[Array, 3]
     std: Float[Array, 3]

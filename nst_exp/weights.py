@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import h5py
 import jax
@@ -245,6 +245,7 @@ def _sha256(path: Path, label: str) -> str:
 # --- checking ----------------------------------------------------------------------------------------------
 
 
+@runtime_checkable
 class _Tensor(Protocol):
     """What NumPy's arrays and the lazy ones of h5py have in common."""
 

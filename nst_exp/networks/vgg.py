@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from nst_exp.errors import InputError
 from nst_exp.networks.convolution import convolution
-from nst_exp.types import FeatureMap, Image, NetworkParams, Preprocessing
+from nst_exp.types import FeatureMaps, Image, NetworkParams, Preprocessing
 
 _PRECISIONS = {
     # convolution precision, dtype of its operands; Gram matrices and losses are always float32
@@ -76,7 +76,7 @@ class Vgg:
         """The least height and width, in px, that still leave a pixel at the deepest of `layers`."""
         return 2 ** max(_block(layer) - 1 for layer in layers)
 
-    def features(self, params: NetworkParams, image: Image, layers: tuple[str, ...]) -> dict[str, FeatureMap]:
+    def features(self, params: NetworkParams, image: Image, layers: tuple[str, ...]) -> FeatureMaps:
         """Feature maps of `image` at `layers`, float32.
 
         Args:

@@ -1,0 +1,70 @@
+"""Losses against NumPy in float64, and their gradients against finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from nst_exp.losses import gram_matrix, mean_squared_error, out_of_range, relative_error, total_variation
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def test_gram_matrix_is_the_mean_product_of_channels() -> None:
+    features = random(1, 5, 7, 3)
+    rows = features.astype(np.float64).reshape(35, 3)
+    expected = sum(np.outer(row, row) for row in rows) / (5 * 7 * 3)
+    np.testing.assert_allclose(gram_matrix(jnp.asarray(features)), expected, rtol=1e-5)
+
+
+def test_gram_matrix_does_not_know_where_features_are() -> None:
+    features = random(1, 4, 6, 5)
+    shuffled = np.random.default_rng(1).permutation(features.reshape(24, 5)).reshape(1, 4, 6, 5)
+    np.testing.assert_allclose(gram_matrix(jnp.asarray(features)), gram_matrix(jnp.asarray(shuffled)), rtol=1e-5)
+
+
+def test_errors() -> None:
+    values, target = random(6, 4), random(6, 4, seed=1)
+    squares = (values.astype(np.float64) - target) ** 2
+    np.testing.assert_allclose(mean_squared_error(jnp.asarray(values), jnp.asarray(target)), squares.mean(), rtol=1e-5)
+    expected = squares.sum() / (target.astype(np.float64) ** 2).sum()
+    np.testing.assert_allclose(relative_error(jnp.asarray(values), jnp.asarray(target)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_relative_error_has_no_unit(scale: float) -> None:
+    values, target = jnp.asarray(random(8)), jnp.asarray(random(8, seed=1))
+    np.testing.assert_allclose(
+        relative_error(scale * values, scale * target), relative_error(values, target), rtol=1e-5
+    )
+
+
+def test_relative_error_of_a_silent_target_is_finite() -> None:
+    assert relative_error(jnp.zeros(3), jnp.zeros(3)) == 0
+    assert jnp.isfinite(jax.grad(relative_error)(jnp.zeros(3), jnp.zeros(3))).all()
+
+
+def test_total_variation() -> None:
+    image = random(1, 5, 6, 3)
+    down, across = np.diff(image.astype(np.float64), axis=1), np.diff(image.astype(np.float64), axis=2)
+    np.testing.assert_allclose(total_variation(jnp.asarray(image)), (down**2).mean() + (across**2).mean(), rtol=1e-5)
+    assert total_variation(jnp.full((1, 4, 4, 3), 0.3)) == 0
+
+
+def test_out_of_range_counts_what_clipping_takes() -> None:
+    image = jnp.array([[[[-0.5, 0.0, 1.0]], [[0.5, 1.2, 2.0]]]])
+    np.testing.assert_allclose(out_of_range(image), (0.5**2 + 0.2**2 + 1) / 6, rtol=1e-5)
+
+
+def test_gradients() -> None:
+    features, target = jnp.asarray(random(1, 4, 5, 3)), jnp.asarray(random(3, 3, seed=1))
+    for function in (
+        lambda x: relative_error(gram_matrix(jnp.asarray(x)), target),
+        lambda x: mean_squared_error(gram_matrix(jnp.asarray(x)), target),
+        lambda x: total_variation(jnp.asarray(x)),
+        lambda x: out_of_range(jnp.asarray(x)),
+    ):
+        check_grads(function, (features,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)

@@ -1,0 +1,156 @@
+"""The solver's methods on functions whose answer is known, and their bookkeeping."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from nst_exp.networks import get_network
+from nst_exp.objective import Objective, Problem, loss_weights
+from nst_exp.solver import CHUNK, Adam, Lbfgs, Loss, Method, OptaxLbfgs, SolverState, Trace, advance, begin
+from nst_exp.weights import ParamsSource, load_params
+
+METHODS = {
+    "lbfgs": Lbfgs(history_size=10, linesearch="none", first_step=0.02),
+    "lbfgs zoom": Lbfgs(history_size=10, linesearch="zoom", first_step=0.02),
+    "optax_lbfgs": OptaxLbfgs(history_size=10, linesearch="none"),
+    "optax_lbfgs zoom": OptaxLbfgs(history_size=10, linesearch="zoom"),
+    "adam": Adam(learning_rate=0.02),
+}
+SHAPE = (1, 4, 4, 3)
+CURVATURE = jnp.asarray(np.geomspace(1, 30, 48).reshape(SHAPE), jnp.float32)
+GOAL = jnp.asarray(np.random.default_rng(0).uniform(size=SHAPE), jnp.float32)
+
+
+class Formula(NamedTuple):
+    """A formula as a `Loss`."""
+
+    value: Callable[[jax.Array], jax.Array]
+
+    def losses(self, problem: None, image: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        total = self.value(image)
+        return total, {"content": total}
+
+
+def bowl(image: jax.Array) -> jax.Array:
+    return jnp.sum(CURVATURE * jnp.square(image - GOAL))
+
+
+def run(
+    objective: Loss, method: Method, problem: Problem | None, image: jax.Array, steps: int
+) -> tuple[SolverState, Trace]:
+    """Steps in chunks; the traces joined."""
+    state, traces = begin(objective, method, problem, image), []
+    while steps > 0:
+        count = min(CHUNK, steps)
+        state, trace = advance(objective, method, problem, state, jnp.int32(count))
+        traces.append(jax.tree.map(lambda row, count=count: row[:count], trace))
+        steps -= count
+    return state, jax.tree.map(lambda *rows: np.concatenate(rows), *traces)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_finds_the_bottom_of_a_bowl(name: str) -> None:
+    state, trace = run(Formula(bowl), METHODS[name], None, jnp.full(SHAPE, 0.5), 25)
+    assert len(trace.totals) == 25
+    assert state.best_total < (0.1 if name == "adam" else 1e-4) * bowl(jnp.full(SHAPE, 0.5))
+    np.testing.assert_allclose(state.best_total, min(trace.totals), rtol=1e-6)
+    np.testing.assert_allclose(bowl(state.best_image), state.best_total, rtol=1e-4)
+    assert state.restarts == 0
+
+
+def test_unit_steps_need_at_most_half_as_many_evaluations_again_as_scipy() -> None:
+    start = np.full(SHAPE, 0.5)
+    state, _ = run(Formula(bowl), METHODS["lbfgs"], None, jnp.asarray(start, jnp.float32), 30)
+    curvature, goal = np.asarray(CURVATURE, np.float64).ravel(), np.asarray(GOAL, np.float64).ravel()
+    reference = minimize(
+        lambda x: (curvature @ (x - goal) ** 2, 2 * curvature * (x - goal)),
+        start.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxcor": 10, "maxfun": 20},
+    )
+    assert reference.nfev >= 20
+    assert state.evaluations == 31
+    assert state.best_total < reference.fun
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_evaluations_are_counted_truly(name: str) -> None:
+    """Each evaluation calls back to the host; that count is the truth."""
+    calls = []
+
+    def counted(image: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda: calls.append(1))
+        return bowl(image)
+
+    state, trace = run(Formula(counted), METHODS[name], None, jnp.full(SHAPE, 0.5), 7)
+    jax.effects_barrier()
+    assert int(state.evaluations) == len(calls) == trace.evaluations[-1]
+    if "zoom" not in name:
+        assert list(trace.evaluations) == list(range(2, 9))
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "optax_lbfgs", "adam"])
+def test_a_step_into_nan_restarts_and_the_best_is_kept(name: str) -> None:
+    """The bowl, but NaN within a hair of its bottom: whoever steps in is thrown back, and it is counted."""
+
+    def guarded(image: jax.Array) -> jax.Array:
+        value = bowl(image)
+        return value * jnp.where(value < 0.5, jnp.nan, 1.0)
+
+    state, trace = run(Formula(guarded), METHODS[name], None, jnp.full(SHAPE, 0.5), 80)
+    assert np.isnan(trace.totals).any()
+    assert state.restarts == np.isnan(trace.totals).sum()
+    assert jnp.isfinite(state.best_image).all()
+    np.testing.assert_allclose(guarded(state.best_image), state.best_total, rtol=1e-5)
+    assert 0.5 <= state.best_total < 1.0
+
+
+def test_a_restart_steps_shorter_and_goes_on() -> None:
+    """From a first step far too long, halving gets there."""
+    method = dataclasses.replace(METHODS["lbfgs"], first_step=20.0)
+    state, trace = run(Formula(bowl), method, None, jnp.full(SHAPE, 0.5), 60)
+    assert state.restarts >= 3
+    assert state.best_total < 1e-5 * trace.totals[0]
+
+
+def test_at_the_bottom_nothing_moves_and_nothing_restarts() -> None:
+    state, _ = run(Formula(bowl), METHODS["lbfgs"], None, GOAL, 5)
+    assert state.restarts == 0
+    assert state.best_total == 0
+
+
+def test_weights_are_traced(tmp_path: Path) -> None:
+    """Other weights, layer weights and lengths of chunks compile nothing anew; other layers do."""
+    network = get_network("tiny", pooling="max", padding="zeros", precision="float32")
+    image = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 16, 16, 3)), jnp.float32)
+    params = jax.device_put(load_params(ParamsSource("random"), network, network.layers, tmp_path).params)
+
+    def solve(style_layers: dict[str, float], content_weight: float, steps: int) -> None:
+        objective = Objective(network, ("block2_conv1",), tuple(style_layers), "relative")
+        weights = loss_weights(
+            content_weight=content_weight,
+            style_weight=0.1,
+            style_scale=300.0,
+            style_layer_weights=style_layers,
+            tv_weight=0.0,
+            range_weight=0.0,
+            normalise=True,
+        )
+        problem = Problem(params, objective.targets(params, image, image[:, ::-1]), weights)
+        run(objective, METHODS["lbfgs"], problem, image, steps)
+
+    before = advance._cache_size()
+    solve({"block1_conv1": 1.0}, 1.0, 3)
+    assert advance._cache_size() == before + 1
+    solve({"block1_conv1": 0.2}, 4.0, 12)
+    assert advance._cache_size() == before + 1
+    solve({"block1_conv2": 1.0}, 1.0, 3)
+    assert advance._cache_size() == before + 2

@@ -13,6 +13,8 @@ from typing import Any
 
 from nst_exp.errors import InputError
 
+_LARGEST = 1e30  # a weight that still leaves float32 room for the loss it multiplies
+
 
 @dataclass
 class NetworkConfig:
@@ -116,7 +118,7 @@ class TrackingConfig:
 class RunConfig:
     """One point of a sweep: everything that determines its picture, and where to log it.
 
-    conf/config.yaml says what each key means. Layers may be given by alias. The weights of style layers come
+    conf/run.yaml says what each key means. Layers may be given by alias. The weights of style layers come
     from the table `style_layer_weight`, or all at once from the list `style_layer_weights`: Hydra cannot lay
     a list over a mapping, hence two keys.
     """
@@ -158,7 +160,8 @@ class RunConfig:
         for name in ("size", "coarsest_size"):
             if getattr(self, name) is not None:
                 _check_between(name, getattr(self, name), 16, 8192)
-        _check_positive("style_zoom", self.style_zoom)
+        if not 0.1 <= self.style_zoom <= 10:
+            raise InputError(f"style_zoom={self.style_zoom}: must be from 0.1 to 10")
         for name in ("content_weight", "style_weight", "tv_weight", "range_weight"):
             _check_weight(name, getattr(self, name))
         if self.content_weight == self.style_weight == 0:
@@ -173,8 +176,8 @@ class RunConfig:
             _check_layer_weights(self.style_layer_weights, self.style_layers)
 
     @property
-    def content_layers(self) -> list[str]:
-        """`content_layer` as a list, be it given as one name or several."""
+    def content_layers(self) -> Any:
+        """`content_layer` as a list, be it given as one name or several; a list of names once checked."""
         return [self.content_layer] if isinstance(self.content_layer, str) else self.content_layer
 
 
@@ -202,11 +205,13 @@ def _check_weight(name: str, value: Any) -> None:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and value >= 0):
         raise InputError(f"{name}={value}: must be a finite number, 0 or above")
+    if value > _LARGEST:
+        raise InputError(f"{name}={value}: must be at most {_LARGEST:g}")
 
 
 def _check_layers(name: str, layers: Any) -> None:
     if not isinstance(layers, list) or not layers or not all(isinstance(layer, str) for layer in layers):
-        raise InputError(f"{name}={layers}: must be a layer's name or a list of them, such as [block1_conv1]")
+        raise InputError(f"{name}={layers}: must be a list of layers' names, such as [block1_conv1]")
 
 
 def _check_layer_weights(weights: Any, layers: Sequence[str]) -> None:

@@ -156,11 +156,18 @@ def _read_images(config: RunConfig, smallest_side: int) -> tuple[Image, StyleIma
         ("content", config.content, config.size),
         ("style", config.style, round(config.size * config.style_zoom)),
     ):
-        path = locate(address)
+        path = _locate(name, address)
         image = read_image(path, size=size, aspect=config.aspect, smallest_side=least, name=name)
         images.append(jnp.asarray(image))
         hashes[name] = sha256_of(path)
     return images[0], images[1], hashes
+
+
+def _locate(name: str, address: str) -> Path:
+    try:
+        return locate(address)
+    except InputError as error:
+        raise InputError(f"{name}={error}") from error
 
 
 def _load_params(config: RunConfig, network: Vgg, layers: Sequence[str]) -> LoadedParams:

@@ -37,20 +37,25 @@ _CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 
-@hydra.main(version_base="1.3", config_path=str(_CONF), config_name="config")
+class _Refused(BaseException):
+    """Carries the reason out of a single run; Hydra, which adds lines of its own to exceptions, lets it through."""
+
+
+@hydra.main(version_base="1.3", config_path=str(_CONF), config_name="run")
 def _run(config: DictConfig) -> dict[str, Any] | None:
     settings = HydraConfig.get()
     try:
         return _one_run(config, settings)
-    except InputError as error:
-        if settings.mode == RunMode.MULTIRUN:  # Hydra goes on with the other points
-            _log.error("run %s: %s", settings.job.num, error)
-        raise
+    except (InputError, OmegaConfBaseException) as error:
+        if settings.mode == RunMode.RUN:
+            raise _Refused from error
+        _log.error("run %s: %s", settings.job.num, _one_line(error))
+        raise  # Hydra goes on with the sweep's other points
 
 
 def _one_run(config: DictConfig, settings: Any) -> dict[str, Any]:
     checked = run_config(config)
-    _check_overrides(settings.overrides.task, checked)
+    _check_overrides(list(settings.overrides.task), checked)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it reports each device it does not find
     from nst_exp.experiment import Origin, run_experiment
 
@@ -66,14 +71,15 @@ def _one_run(config: DictConfig, settings: Any) -> dict[str, Any]:
 def run_config(config: DictConfig) -> RunConfig:
     """The checked configuration.
 
-    Merging with the schema changes nothing in a composed configuration, and checks one that came from a
-    finished run's .hydra folder, which Hydra takes as it is.
+    It is laid over the bare schema once more, for Hydra takes keys added with `+`, and the configuration in a
+    finished run's .hydra folder, as they are.
 
     Raises:
         InputError: if a value is out of range.
+        OmegaConfBaseException: if a key is unknown or a value of the wrong type.
     """
-    resolved = OmegaConf.merge(OmegaConf.structured(RunConfig), config)
-    checked = OmegaConf.to_object(resolved)
+    plain = OmegaConf.to_container(config, resolve=True)
+    checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
     assert isinstance(checked, RunConfig)
     return checked
 
@@ -101,20 +107,43 @@ def main() -> NoReturn:
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
-        _exit("interrupted", 130)
-    except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
+        close_sweep(status)
+        print("nst_exp: interrupted", file=sys.stderr, flush=True)
+        logging.shutdown()
+        os._exit(130)  # without the interpreter's teardown: jaxlib crashes in it while a chunk still runs
+    except (_Refused, InputError, HydraException, OmegaConfBaseException, OSError) as error:
         if show_traceback:
             raise
         _exit(_one_line(error), 1)
+    except ValueError as error:
+        if show_traceback or "can be specified" not in str(error):  # Hydra's word on --run with --multirun
+            raise
+        _exit(str(error), 2)
     finally:
         close_sweep(status)
     sys.exit(0)
 
 
-def _one_line(error: Exception) -> str:
-    """What is wrong, without the details that Hydra puts on further lines."""
-    lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]
-    return " ".join(dict.fromkeys(line for line in lines if line))
+# what Hydra and OmegaConf put on further lines, of no use to who mistyped a key
+_DETAILS = (
+    "To append to your",
+    "full_key:",
+    "object_type=",
+    "reference_type=",
+    "Config search path",
+    "provider=",
+    "See ",
+)
+
+
+def _one_line(error: BaseException) -> str:
+    """What is wrong, in one line."""
+    if isinstance(error, _Refused):
+        assert error.__cause__ is not None
+        return _one_line(error.__cause__)
+    cause = error.__cause__ if isinstance(error, HydraException) else None
+    lines = [line.strip() for line in f"{error}\n{cause or ''}".splitlines()]
+    return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(_DETAILS)))
 
 
 def _exit(message: str, code: int) -> NoReturn:

@@ -19,7 +19,7 @@ import numpy as np
 from nst_exp.errors import InputError
 from nst_exp.objective import LossWeights, Objective, Problem, Targets
 from nst_exp.solver import CHUNK, Method, SolverState, Trace, advance, begin
-from nst_exp.types import Image, NetworkParams, StyleImage
+from nst_exp.types import AnyImage, Image, NetworkParams, StyleImage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _chunks(
         steps = min(CHUNK, left)
         state, trace = advance(objective, method, problem, state, jnp.int32(steps))
         trace = jax.tree.map(lambda row, steps=steps: np.asarray(row)[:steps], trace)
-        best_totals += [min(best_totals[-1], total) for total in trace.totals]
+        best_totals += [float(best) for best in np.fmin.accumulate([best_totals[-1], *trace.totals])[1:]]
         left -= steps
         yield state, trace
 
@@ -165,21 +165,21 @@ def _targets(objective: Objective, params: NetworkParams, content_image: Image, 
     return objective.targets(params, content_image, style_image)
 
 
-def _initial(schedule: Schedule, content_image: Image, style_image: StyleImage) -> Image:
+def _initial(schedule: Schedule, content_image: Image, style_image: StyleImage) -> AnyImage:
     size = schedule.sizes[0]
     if schedule.init == "noise":
         return jax.random.uniform(jax.random.key(schedule.seed), (1, *size, 3), jnp.float32)
     return _resize(content_image if schedule.init == "content" else style_image, size)
 
 
-def _at_scale(content_image: Image, style_image: StyleImage, size: tuple[int, int]) -> tuple[Image, StyleImage]:
+def _at_scale(content_image: Image, style_image: StyleImage, size: tuple[int, int]) -> tuple[AnyImage, AnyImage]:
     """Both images shrunk by the factor that brings the content image to `size`."""
     factor = size[0] / content_image.shape[1]
     _, height, width, _ = style_image.shape
     return _resize(content_image, size), _resize(style_image, (round(height * factor), round(width * factor)))
 
 
-def _resize(image: Image, size: tuple[int, int]) -> Image:
+def _resize(image: AnyImage, size: tuple[int, int]) -> AnyImage:
     if image.shape[1:3] == size:
         return jnp.asarray(image)
     return jax.image.resize(image, (1, *size, 3), "cubic", antialias=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from nst_exp.errors import InputError
 from nst_exp.files import write_json
@@ -31,11 +31,12 @@ class ParentRun(Callback):
         """Make the sweep's folder and, unless tracking=none, its run."""
         folder = Path(config.hydra.sweep.dir)
         try:
+            OmegaConf.to_object(config.tracking)  # checks it
             folder.mkdir(parents=True, exist_ok=True)
             self._open(config, folder)
         except (InputError, OSError) as error:
             # a plain exception would only become one of Hydra's warnings, and every point would fail alone
-            sys.exit(f"{error}")
+            sys.exit(f"nst_exp: {error}")
 
     def _open(self, config: DictConfig, folder: Path) -> None:
         from nst_exp import tracking

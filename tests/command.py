@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
@@ -28,13 +29,14 @@ with warnings.catch_warnings():  # what is imported here need not be imported un
     import nst_exp.run
 
 OUT = "out"  # where runs and sweeps write to, below the folder that the command is started in
+_CACHE = tempfile.TemporaryDirectory()  # one for all tests of this process: compiled code is reused
 DEFAULTS = {
     "network": "tiny",
     "params": "random",
     "size": "32",
     "steps": "2",
     "tracking": "none",
-    "cache_dir": "cache",
+    "cache_dir": _CACHE.name,
     "hydra.run.dir": OUT,
     "hydra.sweep.dir": OUT,
 }

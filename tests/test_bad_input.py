@@ -83,7 +83,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "steps=-1": ("steps=-1: must be at least 1",),
     "size=15": ("size=15: must be from 16 to 8192",),
     "size=8193": ("size=8193: must be from 16 to 8192",),
-    "style_size=8": ("style_size=8: must be from 16 to 8192",),
+    "style_zoom=0": ("style_zoom=0.0: must be a finite number above 0",),
     "coarsest_size=8": ("coarsest_size=8: must be from 16 to 8192",),
     "seed=-1": ("seed=-1: must be from 0 to 4294967295",),
     "stop.window=0": ("stop.window=0: must be at least 1",),

@@ -1,0 +1,272 @@
+"""The main command from end to end: files, MLflow records, sweeps, repeats, interruptions."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+from command import OUT, arguments_of, run_in_process, run_process
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from PIL import Image
+
+from nst_exp import record
+from nst_exp.solver import advance
+
+REPOSITORY = Path(__file__).parent.parent
+SQLITE = ("tracking=sqlite", "tracking.snapshots=2")
+
+
+def client_of(folder: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{folder / 'outputs' / 'mlflow.db'}")
+
+
+def runs_of(client: MlflowClient) -> list[Run]:
+    experiment = client.get_experiment_by_name("nst_exp")
+    assert experiment is not None
+    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))
+
+
+def result_in(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def test_one_run_leaves_its_files(tmp_path: Path) -> None:
+    done = run_process("content_weight=2", folder=tmp_path)
+    assert done.code == 0, done.stderr
+    out = tmp_path / OUT
+    assert {path.name for path in out.iterdir()} == {".hydra", "run.log", "config.yaml", "pastiche.png", "result.json"}
+    assert str(out / "pastiche.png") in (out / "run.log").read_text()
+    with Image.open(out / "pastiche.png") as picture:
+        assert picture.size == (32, 21)
+    result = result_in(out)
+    assert result["pastiche"] == "pastiche.png"
+    assert result["evaluations"] == 3
+    assert result["losses"].keys() >= {"content", "style", "tv", "range", "style.block1_conv1"}
+    assert set(result["measures"]) == {"content_distance", "style_distance", "noise"}
+    assert result["sha256"]["pastiche"] == hashlib.sha256((out / "pastiche.png").read_bytes()).hexdigest()
+    assert yaml.safe_load((out / "config.yaml").read_text())["content_weight"] == 2.0
+
+
+def test_a_grid_is_four_children_of_one_sweep(tmp_path: Path) -> None:
+    grid = ("-m", *SQLITE, "steps=12", "content_weight=1,4", "style_weight=0.03,0.1")
+    done = run_in_process(*grid, folder=tmp_path)
+    assert done.code == 0, done.stderr
+    assert [path.name for path in sorted((tmp_path / OUT).glob("*/"))] == ["0", "1", "2", "3"]
+    client = client_of(tmp_path)
+    parent, *children = runs_of(client)
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+    assert {run.data.tags.get("mlflow.parentRunId") for run in children} == {parent.info.run_id}
+    points = {(float(run.data.params["content_weight"]), float(run.data.params["style_weight"])) for run in children}
+    assert points == {(1, 0.03), (1, 0.1), (4, 0.03), (4, 0.1)}
+    assert len({run.data.metrics["final.total_loss"] for run in children}) == 4
+
+
+def test_what_a_run_logs(tmp_path: Path) -> None:
+    done = run_in_process(*SQLITE, "steps=12", "style_layer_weight.block3_conv1=0.7", folder=tmp_path)
+    assert done.code == 0, done.stderr
+    client = client_of(tmp_path)
+    (run,) = runs_of(client)
+    result = result_in(tmp_path / OUT)
+    assert result["mlflow_run_id"] == run.info.run_id
+    params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
+    assert params["style_layer_weights.block3_conv1"] == "0.7"
+    assert params["solver"] == "lbfgs"
+    assert params["solver.history_size"] == "20"
+    assert params["params"] == "random"
+    assert "style_layer_weight.block3_conv1=0.7" in tags["overrides"]
+    assert tags["version.nst_exp"] == record.code_version()
+    assert {"device", "version.jax", "sha256.content", "sha256.style", "sha256.params"} <= tags.keys()
+    assert metrics["final.evaluations"] == 13
+    assert metrics["measure.style_distance"] == pytest.approx(result["measures"]["style_distance"])
+    for name in ("total_loss", "loss.content", "loss.style", "loss.style.block3_conv1", "evaluations"):
+        history = client.get_metric_history(run.info.run_id, name)
+        assert [metric.step for metric in history] == list(range(1, 13)), name
+    images = [Path(file.path).name for file in client.list_artifacts(run.info.run_id, "images")]
+    steps = {name.split("+step+")[1].split("+")[0] for name in images}
+    assert steps == {"4", "8", "12"}
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files >= {"pastiche.png", "result.json", "config.yaml", "run.log", ".hydra"}
+
+
+def test_a_sweep_over_weights_compiles_once(tmp_path: Path) -> None:
+    before = advance._cache_size()
+    weights = (
+        "content_weight=1,4",
+        "style_weight=0.03,0.1",
+        "tv_weight=0,5",
+        "style_layer_weight.block3_conv1=0.1,0.5",
+    )
+    done = run_in_process("-m", "size=40", "steps=3", *weights, folder=tmp_path)
+    assert done.code == 0, done.stderr
+    assert len(list((tmp_path / OUT).glob("*/result.json"))) == 16
+    assert advance._cache_size() == before + 1
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        "content_layer=block3_conv1,relu4_2,[block3_conv1,block4_conv2]",
+        "style_layers=[block1_conv1],[relu2_1,relu3_1]",
+        "style_layer_weights=[1,1,1,1,1],[0.2,0.4,0.3,0.5,0.2]",
+        "style_layer_weight.block3_conv1=0.01,5",
+        "tv_weight=0,100",
+        "init=content,noise,style",
+        "seed=0,1",
+        "size=32,36",
+        "steps=1,3",
+        "pooling=average,max",
+        "padding=zeros,replicate",
+        "loss=relative,article",
+        "solver=lbfgs,adam,optax_lbfgs",
+        "style_zoom=1,2",
+        "coarsest_size=20,32",
+        "params.seed=0,1",
+    ],
+)
+def test_every_axis_changes_the_picture(axis: str, tmp_path: Path) -> None:
+    noise = () if axis.startswith("init") else ("init=noise",)
+    done = run_in_process("-m", axis, *noise, folder=tmp_path)
+    assert done.code == 0, done.stderr
+    pictures = [path.read_bytes() for path in (tmp_path / OUT).glob("*/pastiche.png")]
+    assert len(pictures) >= 2
+    assert len(set(pictures)) == len(pictures)
+
+
+def test_the_same_run_gives_the_same_bytes_also_from_its_own_record(tmp_path: Path) -> None:
+    options = ("init=noise", "seed=3", "size=48", "steps=12")
+    digests = set()
+    for index, arguments in enumerate(
+        [options, options, ("--config-dir", f"{tmp_path}/0/.hydra", "--config-name", "config")]
+    ):
+        if "--config-dir" in arguments:
+            command = [sys.executable, "-m", "nst_exp.run", *arguments, f"hydra.run.dir={tmp_path}/{index}"]
+            done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+        else:
+            outcome = run_process(*arguments, f"hydra.run.dir={tmp_path}/{index}", folder=tmp_path)
+            assert outcome.code == 0, outcome.stderr
+        digests.add(hashlib.sha256((tmp_path / str(index) / "pastiche.png").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((REPOSITORY / "conf" / "experiment").glob("*.yaml"))])
+def test_every_experiment_runs(name: str, tmp_path: Path) -> None:
+    done = run_in_process(f"experiment={name}", folder=tmp_path)
+    assert done.code == 0, done.stderr
+    assert (tmp_path / OUT / "pastiche.png").exists()
+
+
+def test_the_article_s_setting_is_the_article_s(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nst_exp.run", "experiment=article", "--cfg", "job", "--resolve"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    config = yaml.safe_load(done.stdout)
+    expected = {
+        "size": 224,
+        "aspect": "stretch",
+        "init": "noise",
+        "pooling": "average",
+        "padding": "zeros",
+        "content_layer": "block4_conv3",
+        "content_weight": 4.0,
+        "style_layers": [f"block{block}_conv1" for block in range(1, 6)],
+        "style_layer_weights": [0.2, 0.4, 0.3, 0.5, 0.2],
+        "style_weight": 0.03,
+        "tv_weight": 0.0,
+        "range_weight": 0.0,
+    }
+    assert {key: config[key] for key in expected} == expected
+    assert (config["loss"]["name"], config["loss"]["style_scale"]) == ("article", 1.0)
+    assert config["params"]["source"] == "keras"
+
+
+def test_help_names_groups_and_commands(tmp_path: Path) -> None:
+    done = run_process("--help", folder=tmp_path)
+    assert done.code == 0
+    for text in ("solver: adam, lbfgs, optax_lbfgs", "experiment: article, quick", "-m content_weight=1,4", "size: 32"):
+        assert text in done.stdout
+
+
+def test_ctrl_c_ends_run_and_sweep_as_killed(tmp_path: Path) -> None:
+    arguments = arguments_of("-m", *SQLITE, "steps=100000", "seed=0,1")
+    command = [sys.executable, "-m", "nst_exp.run", *arguments]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            database = tmp_path / "outputs" / "mlflow.db"
+            wait_for(lambda: a_point_is_under_way(database))
+            process.send_signal(signal.SIGINT)
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "Traceback" not in stderr
+    assert {run.info.status for run in runs_of(client_of(tmp_path))} == {"KILLED"}
+    assert not list(tmp_path.glob(f"{OUT}/*/pastiche.png"))
+
+
+def a_point_is_under_way(database: Path) -> bool:
+    """Whether a run has logged its params; MLflow's own client would disturb the making of the tables."""
+    with (
+        contextlib.suppress(sqlite3.OperationalError),
+        contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection,
+    ):
+        return connection.execute("select count(*) from params").fetchone()[0] > 0
+    return False
+
+
+def wait_for(condition, seconds: float = 90) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.5)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A real MLflow server on the loopback interface."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    store = tmp_path / "server"
+    store.mkdir()
+    command = [
+        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+        *("--backend-store-uri", f"sqlite:///{store}/mlflow.db", "--artifacts-destination", str(store / "artifacts")),
+    ]
+    with (store / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        try:
+            uri = f"http://127.0.0.1:{port}"
+            wait_for(lambda: answers(uri))
+            yield uri
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def answers(uri: str) -> bool:
+    with contextlib.suppress(requests.RequestException):
+        return requests.get(f"{uri}/health", timeout=5).ok
+    return False
+
+
+def test_a_team_s_server_gets_params_metrics_and_pictures(server: str, tmp_path: Path) -> None:
+    done = run_in_process("tracking=server", f"tracking.uri={server}", folder=tmp_path)
+    assert done.code == 0, done.stderr
+    client = MlflowClient(server)
+    (run,) = runs_of(client)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["content_weight"] == "1.0"
+    folder = client.download_artifacts(run.info.run_id, "pastiche.png", str(tmp_path))
+    assert Path(folder).read_bytes() == (tmp_path / OUT / "pastiche.png").read_bytes()

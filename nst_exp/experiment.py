@@ -24,7 +24,7 @@ from nst_exp.networks import Vgg, get_network
 from nst_exp.objective import LossWeights, Objective, loss_weights
 from nst_exp.progress import progress
 from nst_exp.solver import Adam, Lbfgs, Method, OptaxLbfgs
-from nst_exp.stylize import Progress, Schedule, Solution, Stop, coarse_to_fine, stylize
+from nst_exp.stylize import Progress, Schedule, Solution, Stop, coarse_to_fine, initial_image, stylize
 from nst_exp.tracking import Store, TrackedRun, track
 from nst_exp.types import Image, StyleImage
 from nst_exp.weights import LoadedParams, ParamsSource, load_params
@@ -78,7 +78,7 @@ def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str,
     """
     inputs = _load(config)
     write_atomically(folder / "config.yaml", yaml.safe_dump(record.plain(config), sort_keys=False).encode())
-    store = store_of(config)
+    store = Store.of(config.tracking)
     tags = record.tags(origin.overrides, inputs.hashes)
     with track(store, name=origin.name, tags=tags, parent=origin.parent) as run:
         run.log_params(record.params(config, inputs.objective.content_layers, inputs.style_layer_weights))
@@ -90,12 +90,6 @@ def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str,
     if store.backend == "sqlite":
         _log.info("all runs side by side: mlflow ui --backend-store-uri %s", store.uri)
     return result
-
-
-def store_of(config: RunConfig) -> Store:
-    """The tracking store that `config` names."""
-    tracking = config.tracking
-    return Store.of(tracking.backend, folder=tracking.store, uri=tracking.uri, experiment=tracking.experiment)
 
 
 def _load(config: RunConfig) -> _Inputs:
@@ -204,6 +198,8 @@ def _schedule(inputs: _Inputs) -> Schedule:
 def _solve(inputs: _Inputs, run: TrackedRun) -> Solution:
     schedule = _schedule(inputs)
     snapshots = _snapshot_steps(schedule.steps, inputs.config.tracking.snapshots)
+    initial = initial_image(schedule, inputs.content_image, inputs.style_image)
+    run.log_picture(to_uint8(initial), 0)  # where MLflow's image grid opens
     with progress(schedule.steps) as shown:
 
         def on_chunk(chunk: Progress) -> None:
@@ -226,10 +222,14 @@ def _solve(inputs: _Inputs, run: TrackedRun) -> Solution:
 
 
 def _log_chunk(chunk: Progress, run: TrackedRun) -> None:
-    """The losses of every step of a chunk, each term under its name."""
+    """The losses of every step of a chunk; MLflow makes a section of what stands before a slash."""
     trace, count = chunk.trace, len(chunk.trace.totals)
-    table = {"total_loss": trace.totals, "evaluations": trace.evaluations, "scale": np.full(count, chunk.scale)}
-    table |= {f"loss.{name}": row for name, row in trace.losses.items()}
+    table = {"loss/total": trace.totals}
+    table |= {
+        name.replace("style.", "loss_of_layer/") if "." in name else f"loss/{name}": row
+        for name, row in trace.losses.items()
+    }
+    table |= {"solver/evaluations": trace.evaluations, "solver/scale": np.full(count, chunk.scale)}
     columns = {name: np.asarray(column) for name, column in table.items()}
     run.log_metrics(columns, chunk.steps_done - count + 1 + np.arange(count))
 
@@ -266,8 +266,8 @@ def _save(inputs: _Inputs, solution: Solution, seconds: float, folder: Path, run
 
 
 def _log_result(result: Mapping[str, Any], picture: np.ndarray, run: TrackedRun) -> None:
-    final = {f"final.{name}": result[name] for name in ("total_loss", "evaluations", "restarts", "seconds")}
-    final |= {f"measure.{name}": value for name, value in result["measures"].items()}
+    final = {f"final/{name}": result[name] for name in ("total_loss", "evaluations", "restarts", "seconds")}
+    final |= {f"measure/{name}": value for name, value in result["measures"].items()}
     steps = np.array([result["steps"]])
     run.log_metrics({name: np.array([value]) for name, value in final.items()}, steps)
     run.log_picture(picture, result["steps"])

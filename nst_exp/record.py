@@ -30,13 +30,14 @@ def params(
     """Every value of `config` under a readable name, for the columns of MLflow's table.
 
     Nested keys are joined by dots, as on the command line, but a group's choice bears the group's own name
-    (`solver`, not `solver.name`). Layers bear their canonical names, the weights in use are named one by one.
+    (`solver`, not `solver.name`). Layers bear their canonical names, the weights in use are named one by one,
+    and what is not set is left out.
     """
     flat = dict(_flatten(plain(config)))
     for group, choice in (("network", "name"), ("params", "source"), ("loss", "name"), ("solver", "name")):
         flat[group] = flat.pop(f"{group}.{choice}")
     left_out = ("tracking.", "style_layer_weight")
-    named = {name: value for name, value in flat.items() if not name.startswith(left_out)}
+    named = {name: value for name, value in flat.items() if value is not None and not name.startswith(left_out)}
     named["content_layer"] = ", ".join(content_layers)
     named["style_layers"] = ", ".join(style_layer_weights)
     return named | {f"style_layer_weights.{layer}": weight for layer, weight in style_layer_weights.items()}
@@ -48,7 +49,7 @@ def tags(overrides: Sequence[str], hashes: Mapping[str, str]) -> dict[str, str]:
     versions = {f"version.{package}": metadata.version(package) for package in _PACKAGES}
     return {
         "overrides": " ".join(overrides),
-        "device": f"{device.platform}: {device.device_kind}",
+        "device": device.device_kind,
         "version.nst_exp": code_version(),
         "version.python": platform.python_version(),
         **versions,

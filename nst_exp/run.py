@@ -13,8 +13,8 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
-from typing import Any, NoReturn
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -26,7 +26,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
-from nst_exp.sweep import close_sweep, parent_run_id
+from nst_exp.sweep import Sweep, close_sweep
+
+if TYPE_CHECKING:
+    from nst_exp.experiment import Origin
 
 _log = logging.getLogger(__name__)
 
@@ -57,15 +60,22 @@ def _one_run(config: DictConfig, settings: Any) -> dict[str, Any]:
     checked = run_config(config)
     _check_overrides(list(settings.overrides.task), checked)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it reports each device it does not find
-    from nst_exp.experiment import Origin, run_experiment
+    from nst_exp.experiment import run_experiment
 
-    folder = Path(settings.runtime.output_dir)
+    return run_experiment(checked, Path(settings.runtime.output_dir), _origin(checked, settings))
+
+
+def _origin(config: RunConfig, settings: Any) -> Origin:
+    """Where a run comes from; its name begins with what tells it apart, for MLflow shows a dozen letters."""
+    from nst_exp.experiment import Origin
+
     overrides = list(settings.overrides.task)
-    if settings.mode == RunMode.MULTIRUN:
-        origin = Origin(settings.job.override_dirname, overrides, parent_run_id(Path(settings.sweep.dir)))
-    else:
-        origin = Origin(" ".join(overrides) or "defaults", overrides)
-    return run_experiment(checked, folder, origin)
+    if settings.mode == RunMode.RUN:
+        content, style = (PurePath(address).stem for address in (config.content, config.style))
+        return Origin(f"{content} x {style}", overrides)
+    sweep = Sweep.in_folder(Path(settings.sweep.dir))
+    values = [override.partition("=")[2] for override in sweep.swept(overrides)]
+    return Origin(f"{settings.job.num}: {', '.join(values)}", overrides, sweep.mlflow_run_id)
 
 
 def run_config(config: DictConfig) -> RunConfig:
@@ -111,7 +121,12 @@ def main() -> NoReturn:
         print("nst_exp: interrupted", file=sys.stderr, flush=True)
         logging.shutdown()
         os._exit(130)  # without the interpreter's teardown: jaxlib crashes in it while a chunk still runs
-    except (_Refused, InputError, HydraException, OmegaConfBaseException, OSError) as error:
+    except _Refused as refused:
+        reason = cast(Exception, refused.__cause__)
+        if show_traceback:
+            raise reason from None
+        _exit(_one_line(reason), 1)
+    except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
         if show_traceback:
             raise
         _exit(_one_line(error), 1)
@@ -120,7 +135,9 @@ def main() -> NoReturn:
             raise
         _exit(str(error), 2)
     finally:
-        close_sweep(status)
+        sheet = close_sweep(status)
+        if sheet is not None:
+            print(f"side by side: {sheet}")
     sys.exit(0)
 
 
@@ -138,9 +155,6 @@ _DETAILS = (
 
 def _one_line(error: BaseException) -> str:
     """What is wrong, in one line."""
-    if isinstance(error, _Refused):
-        assert error.__cause__ is not None
-        return _one_line(error.__cause__)
     cause = error.__cause__ if isinstance(error, HydraException) else None
     lines = [line.strip() for line in f"{error}\n{cause or ''}".splitlines()]
     return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(_DETAILS)))

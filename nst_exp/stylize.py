@@ -100,6 +100,14 @@ def coarse_to_fine(height: int, width: int, coarsest_size: int, smallest_side: i
     return tuple(sizes)
 
 
+def initial_image(schedule: Schedule, content_image: Image, style_image: StyleImage) -> AnyImage:
+    """What a solve sets out from, at the coarsest size of `schedule`."""
+    size = schedule.sizes[0]
+    if schedule.init == "noise":
+        return jax.random.uniform(jax.random.key(schedule.seed), (1, *size, 3), jnp.float32)
+    return _resize(content_image if schedule.init == "content" else style_image, size)
+
+
 def stylize(
     objective: Objective,
     method: Method,
@@ -120,7 +128,7 @@ def stylize(
     Raises:
         InputError: if the loss of the initial picture is not finite.
     """
-    pastiche = _initial(schedule, content_image, style_image)
+    pastiche = initial_image(schedule, content_image, style_image)
     steps = evaluations = restarts = 0
     for scale, size in enumerate(schedule.sizes):
         content, style = _at_scale(content_image, style_image, size)
@@ -163,13 +171,6 @@ def _begin(objective: Objective, method: Method, problem: Problem, image: Image)
 @partial(jax.jit, static_argnames="objective")
 def _targets(objective: Objective, params: NetworkParams, content_image: Image, style_image: StyleImage) -> Targets:
     return objective.targets(params, content_image, style_image)
-
-
-def _initial(schedule: Schedule, content_image: Image, style_image: StyleImage) -> AnyImage:
-    size = schedule.sizes[0]
-    if schedule.init == "noise":
-        return jax.random.uniform(jax.random.key(schedule.seed), (1, *size, 3), jnp.float32)
-    return _resize(content_image if schedule.init == "content" else style_image, size)
 
 
 def _at_scale(content_image: Image, style_image: StyleImage, size: tuple[int, int]) -> tuple[AnyImage, AnyImage]:

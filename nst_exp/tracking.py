@@ -18,12 +18,14 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from nst_exp.config import TrackingConfig
 from nst_exp.errors import InputError
 
 Table = Mapping[str, npt.NDArray[Any]]
 
 _log = logging.getLogger(__name__)
 
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI shows runs, not chat traces
 _PARAMS_A_REQUEST = 100  # MLflow's limits
 _METRICS_A_REQUEST = 1000
 _SECONDS_BETWEEN_FLUSHES = 10.0  # a batch costs 20 to 200 ms: well below 2% of the time it covers
@@ -46,12 +48,12 @@ class Store:
     experiment: str
 
     @classmethod
-    def of(cls, backend: str, *, folder: str | None, uri: str | None, experiment: str) -> Store:
-        """The store that conf/tracking's keys name; a relative `folder` counts from the current directory."""
-        if backend != "sqlite":
-            return cls(backend, uri or "", None, experiment)
-        root = Path(folder or "outputs").absolute()
-        return cls(backend, f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts", experiment)
+    def of(cls, config: TrackingConfig) -> Store:
+        """The store that conf/tracking's keys name; a relative folder counts from the current directory."""
+        if config.backend != "sqlite":
+            return cls(config.backend, config.uri or "", None, config.experiment)
+        root = Path(config.store or "outputs").absolute()
+        return cls("sqlite", f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts", config.experiment)
 
 
 @runtime_checkable
@@ -204,7 +206,7 @@ def _experiment_id(client: Any, store: Store) -> str:
     experiment = client.get_experiment_by_name(store.experiment)
     if experiment is None:
         try:
-            return str(client.create_experiment(store.experiment, artifact_location=location))
+            return str(client.create_experiment(store.experiment, artifact_location=location, tags=_KIND))
         except MlflowException:  # another process was quicker
             experiment = client.get_experiment_by_name(store.experiment)
     return str(experiment.experiment_id)

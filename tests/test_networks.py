@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -43,7 +45,7 @@ def pooled(x: np.ndarray, pooling: str) -> np.ndarray:
 
 def assert_features_agree(network: Vgg, params: NetworkParams, height: int, width: int) -> None:
     image = np.random.default_rng(0).random((1, height, width, 3), np.float32)
-    features = network.features(params, image, network.layers)
+    features = network.features(params, jnp.asarray(image), network.layers)
     for layer, wanted in reference_features(network, params, image).items():
         error = np.abs(np.asarray(features[layer][0]) - wanted).max() / np.abs(wanted).max()
         assert features[layer].shape[1:] == wanted.shape
@@ -53,10 +55,10 @@ def assert_features_agree(network: Vgg, params: NetworkParams, height: int, widt
 @pytest.mark.parametrize("padding", ["zeros", "replicate"])
 @pytest.mark.parametrize("pooling", ["average", "max"])
 def test_tiny_features(pooling: str, padding: str, tmp_path: Path) -> None:
-    params = load_params(ParamsSource("random"), TINY, TINY.layers, tmp_path).params
-    assert_features_agree(TINY.replace(pooling=pooling, padding=padding), params, 45, 61)
+    params = jax.device_put(load_params(ParamsSource("random"), TINY, TINY.layers, tmp_path).params)
+    assert_features_agree(TINY.configured(pooling=pooling, padding=padding, precision="float32"), params, 45, 61)
 
 
 def test_vgg16_features(tmp_path: Path) -> None:
-    params = load_params(ParamsSource("bundled"), VGG16, VGG16.layers, tmp_path).params
+    params = jax.device_put(load_params(ParamsSource("bundled"), VGG16, VGG16.layers, tmp_path).params)
     assert_features_agree(VGG16, params, 20, 24)

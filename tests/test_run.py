@@ -70,7 +70,11 @@ def test_a_grid_is_four_children_of_one_sweep(tmp_path: Path) -> None:
     assert {run.data.tags.get("mlflow.parentRunId") for run in children} == {parent.info.run_id}
     points = {(float(run.data.params["content_weight"]), float(run.data.params["style_weight"])) for run in children}
     assert points == {(1, 0.03), (1, 0.1), (4, 0.03), (4, 0.1)}
-    assert len({run.data.metrics["final.total_loss"] for run in children}) == 4
+    assert len({run.data.metrics["final/total_loss"] for run in children}) == 4
+    assert {run.info.run_name for run in children} == {"0: 1, 0.03", "1: 1, 0.1", "2: 4, 0.03", "3: 4, 0.1"}
+    assert "contact_sheet.png" in {file.path for file in client.list_artifacts(parent.info.run_id)}
+    with Image.open(tmp_path / OUT / "contact_sheet.png") as sheet:
+        assert sheet.width > 800
 
 
 def test_what_a_run_logs(tmp_path: Path) -> None:
@@ -88,14 +92,14 @@ def test_what_a_run_logs(tmp_path: Path) -> None:
     assert "style_layer_weight.block3_conv1=0.7" in tags["overrides"]
     assert tags["version.nst_exp"] == record.code_version()
     assert {"device", "version.jax", "sha256.content", "sha256.style", "sha256.params"} <= tags.keys()
-    assert metrics["final.evaluations"] == 13
-    assert metrics["measure.style_distance"] == pytest.approx(result["measures"]["style_distance"])
-    for name in ("total_loss", "loss.content", "loss.style", "loss.style.block3_conv1", "evaluations"):
+    assert metrics["final/evaluations"] == 13
+    assert metrics["measure/style_distance"] == pytest.approx(result["measures"]["style_distance"])
+    for name in ("loss/total", "loss/content", "loss/style", "loss_of_layer/block3_conv1", "solver/evaluations"):
         history = client.get_metric_history(run.info.run_id, name)
         assert [metric.step for metric in history] == list(range(1, 13)), name
     images = [Path(file.path).name for file in client.list_artifacts(run.info.run_id, "images")]
     steps = {name.split("+step+")[1].split("+")[0] for name in images}
-    assert steps == {"4", "8", "12"}
+    assert steps == {"0", "4", "8", "12"}
     files = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert files >= {"pastiche.png", "result.json", "config.yaml", "run.log", ".hydra"}
 
@@ -131,13 +135,13 @@ def test_a_sweep_over_weights_compiles_once(tmp_path: Path) -> None:
         "loss=relative,article",
         "solver=lbfgs,adam,optax_lbfgs",
         "style_zoom=1,2",
-        "coarsest_size=20,32",
+        "coarsest_size=24,40 size=40",
         "params.seed=0,1",
     ],
 )
 def test_every_axis_changes_the_picture(axis: str, tmp_path: Path) -> None:
     noise = () if axis.startswith("init") else ("init=noise",)
-    done = run_in_process("-m", axis, *noise, folder=tmp_path)
+    done = run_in_process("-m", *axis.split(" "), *noise, folder=tmp_path)
     assert done.code == 0, done.stderr
     pictures = [path.read_bytes() for path in (tmp_path / OUT).glob("*/pastiche.png")]
     assert len(pictures) >= 2

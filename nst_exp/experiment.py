@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str,
         InputError: on anything that the user can put right.
     """
     inputs = _load(config)
+    _refuse_idle(origin.overrides, config, inputs)
     write_atomically(folder / "config.yaml", yaml.safe_dump(record.plain(config), sort_keys=False).encode())
     store = Store.of(config.tracking)
     tags = record.tags(origin.overrides, inputs.hashes)
@@ -142,6 +144,19 @@ def _style_layer_weights(config: RunConfig, network: Vgg) -> dict[str, float]:
     return weights
 
 
+def _refuse_idle(overrides: Sequence[str], config: RunConfig, inputs: _Inputs) -> None:
+    """Refuse a weight for a layer that is not in use: a sweep over it would be the same run many times."""
+    used = inputs.style_layer_weights
+    for override in overrides:
+        table, _, layer = override.lstrip("+").partition("=")[0].partition(".")
+        if table != "style_layer_weight":
+            continue
+        if inputs.objective.network.canonical_layer(layer) not in used:
+            raise InputError(f"{override} has no effect: {layer} is not among style_layers ({', '.join(used)})")
+        if config.style_layer_weights is not None:
+            raise InputError(f"{override} has no effect: style_layer_weights={config.style_layer_weights} is given")
+
+
 def _read_images(config: RunConfig, smallest_side: int) -> tuple[Image, StyleImage, dict[str, str]]:
     """Content and style image at their sizes, and the SHA-256 of their files."""
     least = max(smallest_side, _LEAST_SIDE)
@@ -200,7 +215,7 @@ def _solve(inputs: _Inputs, run: TrackedRun) -> Solution:
     snapshots = _snapshot_steps(schedule.steps, inputs.config.tracking.snapshots)
     initial = initial_image(schedule, inputs.content_image, inputs.style_image)
     run.log_picture(to_uint8(initial), 0)  # where MLflow's image grid opens
-    with progress(schedule.steps) as shown:
+    with progress(schedule.steps) as shown, _memory_explained(inputs.config):
 
         def on_chunk(chunk: Progress) -> None:
             _log_chunk(chunk, run)
@@ -219,6 +234,16 @@ def _solve(inputs: _Inputs, run: TrackedRun) -> Solution:
             schedule,
             on_chunk,
         )
+
+
+@contextlib.contextmanager
+def _memory_explained(config: RunConfig) -> Iterator[None]:
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(f"size={config.size}: the device is out of memory, give a smaller one") from error
 
 
 def _log_chunk(chunk: Progress, run: TrackedRun) -> None:

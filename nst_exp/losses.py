@@ -23,8 +23,24 @@ def gram_matrix(feature_map: FeatureMap) -> GramMatrix:
         Gatys, Ecker, Bethge (2016), Image Style Transfer Using CNNs, section 2.2.
     """
     features = feature_map.reshape(-1, feature_map.shape[-1])
-    products = jnp.matmul(features.T, features, precision=jax.lax.Precision.HIGHEST)
-    return products / features.size
+    return _products(features) / features.size
+
+
+@jax.custom_vjp
+def _products(features: Float[Array, "pixels channels"]) -> GramMatrix:
+    return jnp.matmul(features.T, features, precision=jax.lax.Precision.HIGHEST)
+
+
+def _products_forward(features: Array) -> tuple[Array, Array]:
+    return _products(features), features
+
+
+def _products_backward(features: Array, gradient: Array) -> tuple[Array]:
+    """One product, `F (g + g^T)`, where differentiating both factors would take two."""
+    return (jnp.matmul(features, gradient + gradient.T, precision=jax.lax.Precision.HIGHEST),)
+
+
+_products.defvjp(_products_forward, _products_backward)
 
 
 def mean_squared_error(values: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Scalar:

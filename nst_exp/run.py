@@ -58,7 +58,6 @@ def _run(config: DictConfig) -> dict[str, Any] | None:
 
 def _one_run(config: DictConfig, settings: Any) -> dict[str, Any]:
     checked = run_config(config)
-    _check_overrides(list(settings.overrides.task), checked)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it reports each device it does not find
     from nst_exp.experiment import run_experiment
 
@@ -92,18 +91,6 @@ def run_config(config: DictConfig) -> RunConfig:
     checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
     assert isinstance(checked, RunConfig)
     return checked
-
-
-def _check_overrides(overrides: list[str], config: RunConfig) -> None:
-    """Refuse a weight for a layer that is not in use: a sweep over it would be the same run many times."""
-    for override in overrides:
-        key, _, value = override.lstrip("+").partition("=")
-        table, _, layer = key.partition(".")
-        if table == "style_layer_weight" and layer not in config.style_layers:
-            used = ", ".join(config.style_layers)
-            raise InputError(f"{key}={value} has no effect: {layer} is not among style_layers ({used})")
-        if table == "style_layer_weight" and config.style_layer_weights is not None:
-            raise InputError(f"{key}={value} has no effect: style_layer_weights={config.style_layer_weights} is given")
 
 
 def main() -> NoReturn:

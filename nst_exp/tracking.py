@@ -94,13 +94,14 @@ class NullRun:
 
 
 class MlflowRun:
-    """A run in an MLflow store."""
+    """A run in an MLflow store. If the store is lost on the way, that is logged, and the run goes on without it."""
 
     def __init__(self, client: Any, run_id: str) -> None:
         self.run_id: str | None = run_id
         self._client = client
         self._pending: list[Any] = []
         self._flushed = time.monotonic()
+        self._lost = False
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log params once, each under its readable name."""
@@ -108,7 +109,7 @@ class MlflowRun:
 
         entries = [Param(name, str(value)) for name, value in params.items()]
         for start in range(0, len(entries), _PARAMS_A_REQUEST):
-            self._client.log_batch(self.run_id, params=entries[start : start + _PARAMS_A_REQUEST])
+            self._send("log_batch", params=entries[start : start + _PARAMS_A_REQUEST])
 
     def log_metrics(self, table: Table, steps: npt.NDArray[np.int64]) -> None:
         """Log columns of numbers, a row for each of `steps`; sent in batches, at the latest at the end."""
@@ -120,22 +121,38 @@ class MlflowRun:
                 Metric(name, float(value), now, int(step)) for value, step in zip(column, steps, strict=True)
             ]
         if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
-            self.flush()
+            self._flush()
 
     def log_picture(self, picture: npt.NDArray[np.uint8], step: int) -> None:
         """Log a picture (H, W, 3) into the UI's image grid."""
-        self._client.log_image(self.run_id, picture, key="pastiche", step=step)
+        self._send("log_image", picture, key="pastiche", step=step)
 
     def log_files(self, folder: Path) -> None:
         """Log all files of `folder` as artifacts."""
-        self._client.log_artifacts(self.run_id, str(folder))
+        self._send("log_artifacts", str(folder))
 
-    def flush(self) -> None:
-        """Send the metrics that wait."""
+    def close(self, status: str) -> None:
+        """Send what waits and end the run as FINISHED, FAILED or KILLED."""
+        self._flush()
+        self._send("set_terminated", status)
+
+    def _flush(self) -> None:
         for start in range(0, len(self._pending), _METRICS_A_REQUEST):
-            self._client.log_batch(self.run_id, metrics=self._pending[start : start + _METRICS_A_REQUEST])
+            self._send("log_batch", metrics=self._pending[start : start + _METRICS_A_REQUEST])
         self._pending = []
         self._flushed = time.monotonic()
+
+    def _send(self, verb: str, *arguments: Any, **options: Any) -> None:
+        from mlflow.exceptions import MlflowException
+
+        if self._lost:
+            return
+        try:
+            getattr(self._client, verb)(self.run_id, *arguments, **options)
+        except (OSError, MlflowException) as error:
+            self._lost = True
+            reason = " ".join(str(error).split())[:200]
+            _log.warning("tracking is lost, the run goes on and its files are kept: %s", reason)
 
 
 @contextlib.contextmanager
@@ -162,8 +179,7 @@ def track(store: Store, *, name: str, tags: Mapping[str, str], parent: str | Non
         status = "KILLED"
         raise
     finally:
-        run.flush()
-        client.set_terminated(run_id, status)
+        run.close(status)
 
 
 def connect(store: Store) -> Any:
@@ -235,7 +251,8 @@ def _check_server(uri: str) -> None:
 
 
 def _quiet_mlflow() -> None:
-    """Keep database migrations out of a run's log, and telemetry off the network."""
+    """Keep database migrations out of a run's log, telemetry off the network, and retries below a minute."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)

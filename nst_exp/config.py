@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from nst_exp.errors import InputError
 
 _LARGEST = 1e30  # a weight that still leaves float32 room for the loss it multiplies
@@ -116,7 +118,7 @@ class TrackingConfig:
 
 @dataclass
 class RunConfig:
-    """One point of a sweep: everything that determines its picture, and where to log it.
+    """One point of a sweep: everything that determines its picture, where it goes, and what to tell a sweeper.
 
     conf/run.yaml says what each key means. Layers may be given by alias. The weights of style layers come
     from the table `style_layer_weight`, or all at once from the list `style_layer_weights`: Hydra cannot lay
@@ -149,13 +151,18 @@ class RunConfig:
     solver: SolverConfig
     stop: StopConfig
     tracking: TrackingConfig
+    judge: str
     cache_dir: str | None
+    ledger: str | None
+    force: bool
+    optimized_metric: Any
 
     def __post_init__(self) -> None:
         _check_choice("aspect", self.aspect, ("keep", "stretch"))
         _check_choice("pooling", self.pooling, ("average", "max"))
         _check_choice("padding", self.padding, ("zeros", "replicate"))
         _check_choice("precision", self.precision, ("float32", "tf32", "bfloat16"))
+        _check_choice("judge", self.judge, ("vgg16", "tiny"))
         _check_choice("init", self.init, ("content", "noise", "style"))
         for name in ("size", "coarsest_size"):
             if getattr(self, name) is not None:
@@ -176,9 +183,30 @@ class RunConfig:
             _check_layer_weights(self.style_layer_weights, self.style_layers)
 
     @property
+    def optimized_metrics(self) -> Any:
+        """`optimized_metric` as a list, be it given as one name or several."""
+        return [self.optimized_metric] if isinstance(self.optimized_metric, str) else self.optimized_metric
+
+    @property
     def content_layers(self) -> Any:
         """`content_layer` as a list, be it given as one name or several; a list of names once checked."""
         return [self.content_layer] if isinstance(self.content_layer, str) else self.content_layer
+
+
+def run_config(config: DictConfig) -> RunConfig:
+    """The checked configuration.
+
+    It is laid over the bare schema once more, for Hydra takes keys added with `+`, and the configuration in a
+    finished run's .hydra folder, as they are.
+
+    Raises:
+        InputError: if a value is out of range.
+        OmegaConfBaseException: if a key is unknown or a value of the wrong type.
+    """
+    plain = OmegaConf.to_container(config, resolve=True)
+    checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
+    assert isinstance(checked, RunConfig)
+    return checked
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:

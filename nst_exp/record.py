@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
+import json
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
@@ -15,8 +17,12 @@ import jax
 
 import nst_exp
 from nst_exp.config import RunConfig
+from nst_exp.results import RESULTS_VERSION
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "pillow", "mlflow-skinny", "hydra-core")
+
+
+_WHERE_ONLY = ("content", "style", "params.path", "cache_dir", "ledger", "force", "optimized_metric")
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
@@ -43,12 +49,27 @@ def params(
     return named | {f"style_layer_weights.{layer}": weight for layer, weight in style_layer_weights.items()}
 
 
-def tags(overrides: Sequence[str], hashes: Mapping[str, str]) -> dict[str, str]:
-    """Overrides, SHA-256 of what was read, versions of code and packages, and the device."""
+def identity(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+    """What determines a result, as 32 hexadecimal digits: two runs of one identity need not both be done.
+
+    It is the SHA-256 of the settings but for those that say only where things are, of the contents of the
+    inputs and the network's params, and of `RESULTS_VERSION`. Devices and versions of packages are left out:
+    they change a result by rounding only.
+
+    Args:
+        readable: what `params` returned.
+        hashes: SHA-256 of content, style and params.
+    """
+    settings = {name: value for name, value in readable.items() if name not in _WHERE_ONLY}
+    text = json.dumps([RESULTS_VERSION, settings, dict(hashes)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def tags(hashes: Mapping[str, str]) -> dict[str, str]:
+    """SHA-256 of what was read, versions of code and packages, and the device."""
     device = jax.devices()[0]
     versions = {f"version.{package}": metadata.version(package) for package in _PACKAGES}
     return {
-        "overrides": " ".join(overrides),
         "device": device.device_kind,
         "version.nst_exp": code_version(),
         "version.python": platform.python_version(),

@@ -9,6 +9,7 @@ JAX is imported only once a configuration is known to be good.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -21,11 +22,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from nst_exp.config import RunConfig
+from nst_exp.config import RunConfig, run_config
 from nst_exp.errors import InputError
+from nst_exp.results import RunFolder
+from nst_exp.search import check_metrics, returned
 from nst_exp.sweep import Sweep, close_sweep
 
 if TYPE_CHECKING:
@@ -45,23 +48,31 @@ class _Refused(BaseException):
 
 
 @hydra.main(version_base="1.3", config_path=str(_CONF), config_name="run")
-def _run(config: DictConfig) -> dict[str, Any] | None:
+def _run(config: DictConfig) -> float | tuple[float, ...]:
     settings = HydraConfig.get()
     try:
         return _one_run(config, settings)
-    except (InputError, OmegaConfBaseException) as error:
+    except Exception as error:
+        refused = isinstance(error, InputError | OmegaConfBaseException)
         if settings.mode == RunMode.RUN:
-            raise _Refused from error
-        _log.error("run %s: %s", settings.job.num, _one_line(error))
+            if refused:
+                raise _Refused from error
+            raise
+        reason = _one_line(error) if refused else f"{type(error).__name__}: {_one_line(error)}"
+        RunFolder(Path(settings.runtime.output_dir)).fail(reason, settings.overrides.task)
+        _log.error("run %s: %s", settings.job.num, reason, exc_info=not refused)
         raise  # Hydra goes on with the sweep's other points
 
 
-def _one_run(config: DictConfig, settings: Any) -> dict[str, Any]:
+def _one_run(config: DictConfig, settings: Any) -> float | tuple[float, ...]:
+    """Do the run; what it returns is for Hydra's sweepers."""
     checked = run_config(config)
+    check_metrics(checked.optimized_metrics)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it reports each device it does not find
     from nst_exp.experiment import run_experiment
 
-    return run_experiment(checked, Path(settings.runtime.output_dir), _origin(checked, settings))
+    result = run_experiment(checked, Path(settings.runtime.output_dir), _origin(checked, settings))
+    return returned(result, checked.optimized_metrics)
 
 
 def _origin(config: RunConfig, settings: Any) -> Origin:
@@ -73,24 +84,16 @@ def _origin(config: RunConfig, settings: Any) -> Origin:
         content, style = (PurePath(address).stem for address in (config.content, config.style))
         return Origin(f"{content} x {style}", overrides)
     sweep = Sweep.in_folder(Path(settings.sweep.dir))
-    values = [override.partition("=")[2] for override in sweep.swept(overrides)]
-    return Origin(f"{settings.job.num}: {', '.join(values)}", overrides, sweep.mlflow_run_id)
+    values = [_short(override.partition("=")[2]) for override in sweep.swept(overrides)]
+    name = f"{settings.job.num}: {', '.join(values)}"
+    return Origin(name, overrides, in_sweep=True, parent=sweep.mlflow_run_id)
 
 
-def run_config(config: DictConfig) -> RunConfig:
-    """The checked configuration.
-
-    It is laid over the bare schema once more, for Hydra takes keys added with `+`, and the configuration in a
-    finished run's .hydra folder, as they are.
-
-    Raises:
-        InputError: if a value is out of range.
-        OmegaConfBaseException: if a key is unknown or a value of the wrong type.
-    """
-    plain = OmegaConf.to_container(config, resolve=True)
-    checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
-    assert isinstance(checked, RunConfig)
-    return checked
+def _short(value: str) -> str:
+    """A value without the many digits that a search gives it."""
+    with contextlib.suppress(ValueError):
+        return f"{float(value):.4g}" if len(value) > 8 else value
+    return value
 
 
 def main() -> NoReturn:
@@ -98,34 +101,33 @@ def main() -> NoReturn:
     show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on to us instead of printing stack traces
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job ends its runs as Ctrl-C does
-    status = "FAILED"
     try:
         _run()
-        status = "FINISHED"
     except KeyboardInterrupt:
-        status = "KILLED"
-        close_sweep(status)
+        close_sweep("KILLED")
         print("nst_exp: interrupted", file=sys.stderr, flush=True)
         logging.shutdown()
         os._exit(130)  # without the interpreter's teardown: jaxlib crashes in it while a chunk still runs
-    except _Refused as refused:
-        reason = cast(Exception, refused.__cause__)
-        if show_traceback:
-            raise reason from None
-        _exit(_one_line(reason), 1)
-    except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
-        if show_traceback:
-            raise
-        _exit(_one_line(error), 1)
-    except ValueError as error:
-        if show_traceback or "can be specified" not in str(error):  # Hydra's word on --run with --multirun
-            raise
-        _exit(str(error), 2)
-    finally:
-        sheet = close_sweep(status)
-        if sheet is not None:
-            print(f"side by side: {sheet}")
-    sys.exit(0)
+    except (Exception, _Refused) as error:
+        named = close_sweep("FAILED")
+        _end(error, show_traceback=show_traceback, named=named)
+    except SystemExit:
+        close_sweep("FAILED")
+        raise
+    failed = close_sweep("FINISHED")  # a search goes on to its end
+    sys.exit(int(failed))
+
+
+def _end(error: BaseException, *, show_traceback: bool, named: bool) -> NoReturn:
+    """Exit for `error`: in one line if the user can put it right, unless a sweep has `named` its failures."""
+    reason = cast(BaseException, error.__cause__) if isinstance(error, _Refused) else error
+    usage = isinstance(reason, ValueError) and "can be specified" in str(reason)  # Hydra's on --run with --multirun
+    expected = isinstance(reason, InputError | HydraException | OmegaConfBaseException | OSError) or usage
+    if show_traceback or not (expected or named):
+        raise reason from None
+    if not named:
+        print(f"nst_exp: {_one_line(reason)}", file=sys.stderr)
+    sys.exit(2 if usage else 1)
 
 
 # what Hydra and OmegaConf put on further lines, of no use to who mistyped a key
@@ -144,12 +146,9 @@ def _one_line(error: BaseException) -> str:
     """What is wrong, in one line."""
     cause = error.__cause__ if isinstance(error, HydraException) else None
     lines = [line.strip() for line in f"{error}\n{cause or ''}".splitlines()]
+    if any("hydra/sweeper/optuna'" in line for line in lines):
+        return "this search needs Optuna: pip install 'nst-exp[optuna]'"
     return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(_DETAILS)))
-
-
-def _exit(message: str, code: int) -> NoReturn:
-    print(f"nst_exp: {message}", file=sys.stderr)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -1,60 +1,116 @@
-"""A sweep as a whole: its parent run in MLflow, whose children are its points, and its contact sheet.
+"""A sweep as a whole: its folder, its parent run in MLflow, whose children are its points, and its report.
 
 Hydra calls `SweepCallback` in the process that was started. Points may run in others, so what they need to
-know of the sweep lies in its folder, in sweep.json.
+know of the sweep lies in its folder, in sweep.json. The same command, given again, goes on in the same folder
+and the same parent run, and its points skip what is done.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import itertools
 import json
+import logging
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
+from nst_exp import tracking
 from nst_exp.config import TrackingConfig
 from nst_exp.errors import InputError
 from nst_exp.files import write_json
+from nst_exp.ledger import Ledger
+from nst_exp.media.image import locate, sha256_of
+from nst_exp.results import RESULTS_VERSION, run_folders
+from nst_exp.search import prepare_sweep
 
-SHEET = "contact_sheet.png"
+if TYPE_CHECKING:
+    from nst_exp.report import Report
+
+_log = logging.getLogger(__name__)
+
 _FILE = "sweep.json"
+_WHERE_ONLY = ("hydra", "cache_dir", "ledger", "force")
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a point knows of its sweep: the command's overrides and the MLflow run, None if not tracked."""
+    """What a point knows of its sweep.
 
+    Attributes:
+        key: hash of all that makes two commands the same sweep.
+        overrides: the command's.
+        mlflow_run_id: of the parent run, None if not tracked.
+    """
+
+    key: str
     overrides: Sequence[str]
     mlflow_run_id: str | None
 
     @classmethod
     def in_folder(cls, folder: Path) -> Sweep:
-        """The sweep that writes to `folder`."""
-        return cls(**json.loads((folder / _FILE).read_text()))
+        """The sweep that writes to `folder`.
+
+        Raises:
+            InputError: if there is none.
+        """
+        try:
+            return cls(**json.loads((folder / _FILE).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{str(folder)!r} is no sweep's folder: no sound {_FILE}") from error
 
     def swept(self, overrides: Sequence[str]) -> list[str]:
-        """Those of a point's overrides that differ from point to point."""
-        return [override for override in overrides if override not in self.overrides]
+        """Those of a point's overrides that may differ from point to point."""
+        command = OverridesParser.create().parse_overrides(list(self.overrides))
+        fixed = {override.get_key_element() for override in command if not override.is_sweep_override()}
+        return [override for override in overrides if override.partition("=")[0] not in fixed]
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a sweep writes, or wrote, to `folder`."""
+    return (folder / _FILE).is_file()
 
 
 class SweepCallback(Callback):
-    """Opens the parent run before a sweep's first point.
+    """Finds a run or a sweep its folder, and opens a sweep's parent run before the first point.
 
     Hydra skips `on_multirun_end` when a point failed, so whoever started the sweep ends it: `close_sweep`.
     """
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Two runs started within a second do not share a folder, unless told to."""
+        if _given(config, "hydra.run.dir"):
+            return
+        with _or_exit(), read_write(config):
+            config.hydra.run.dir = str(_new_folder(Path(config.hydra.run.dir)))
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make the sweep's folder, its record and, unless tracking=none, its MLflow run."""
-        try:
+        """Make or find the sweep's folder, its record and, unless tracking=none, its MLflow run."""
+        with _or_exit():
+            prepare_sweep(config)
             _open_sweep(config)
-        except (InputError, OSError) as error:
-            # a plain exception would only become one of Hydra's warnings, and every point would fail alone
-            sys.exit(f"nst_exp: {error}")
+
+
+@contextlib.contextmanager
+def _or_exit() -> Iterator[None]:
+    """End the command: Hydra would make a warning of an exception, and go on."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f"nst_exp: {error}")
+    except OSError as error:
+        sys.exit(f"nst_exp: {str(error.filename)!r} cannot be made: {error.strerror}")
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
 
 
 @dataclass(frozen=True)
@@ -62,74 +118,169 @@ class _Open:
     folder: Path
     client: Any
     run_id: str | None
+    claim: Any
 
 
 _open: list[_Open] = []  # none, or the sweep that this process started
 
 
 def _open_sweep(config: DictConfig) -> None:
-    from nst_exp import tracking
+    overrides = list(config.hydra.overrides.task)
+    store, client = _connected(config)  # before anything is written: a store that is not there refuses the sweep
+    ledger, key = Ledger.at(config.ledger), _key(config, overrides)
+    claim = ledger.claim(key)
+    goes_on = claim is not None and not config.force and _enumerates(config)
+    folder = _folder(config, ledger.sweep(key) if goes_on else None)
+    run_id = None
+    if client is not None:
+        run_id = tracking.start_sweep(client, store, folder, overrides, _earlier_run(folder))
+    write_json(folder / _FILE, asdict(Sweep(key, overrides, run_id)))
+    ledger.add_sweep(key, folder)
+    _open.append(_Open(folder, client, run_id, claim))
 
+
+def _connected(config: DictConfig) -> tuple[tracking.Store, Any]:
+    """The store and a client of it, None with tracking=none."""
     checked = OmegaConf.to_object(config.tracking)
     assert isinstance(checked, TrackingConfig)
-    folder = Path(config.hydra.sweep.dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    overrides = list(config.hydra.overrides.task)
     store = tracking.Store.of(checked)
-    client = run_id = None
-    if store.backend != "none":
-        client = tracking.connect(store)
-        command = " ".join(overrides)
-        tags = {"overrides": command, "mlflow.note.content": f"Sweep `{command}`, pictures side by side: {SHEET}"}
-        run_id = tracking.start_run(client, store, f"{folder.name} sweep {command}", tags, parent=None)
-    write_json(folder / _FILE, {"overrides": overrides, "mlflow_run_id": run_id})
-    _open.append(_Open(folder, client, run_id))
+    if store.backend == "none":
+        return store, None
+    client = tracking.connect(store)
+    tracking.end_the_dead(client, store)
+    return store, client
 
 
-def close_sweep(status: str) -> Path | None:
-    """End the sweep that this process started, if any: FINISHED, FAILED (a point did) or KILLED.
+def _earlier_run(folder: Path) -> str | None:
+    with contextlib.suppress(InputError):  # a new sweep has no sound record yet
+        return Sweep.in_folder(folder).mlflow_run_id
+    return None
+
+
+def _enumerates(config: DictConfig) -> bool:
+    """Whether the same command means the same points under the same numbers."""
+    return str(config.hydra.sweeper._target_).endswith(".BasicSweeper")
+
+
+def _key(config: DictConfig, overrides: Sequence[str]) -> str:
+    """Hash of the command, the configuration below it, the inputs' contents, and the version of results."""
+    settings = OmegaConf.masked_copy(config, [str(name) for name in config if name not in _WHERE_ONLY])
+    plain = OmegaConf.to_container(settings, resolve=True)
+    command = [override for override in overrides if override.partition("=")[0].lstrip("+") not in _WHERE_ONLY]
+    sweeper = OmegaConf.to_container(config.hydra.sweeper, resolve=True)
+    text = json.dumps([RESULTS_VERSION, command, plain, sweeper, _input_hashes(config, overrides)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _input_hashes(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    """SHA-256 of every picture that the sweep may read; what cannot be read is for its points to report."""
+    addresses = [config.content, config.style]
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group in ("content", "style") and override.is_discrete_sweep():
+            addresses += [text.strip("'\"") for text in override.sweep_string_iterator()]
+    hashes = []
+    for address in addresses:
+        try:
+            hashes.append(sha256_of(locate(address)))
+        except InputError:
+            hashes.append("")
+    return hashes
+
+
+def _folder(config: DictConfig, earlier: Path | None) -> Path:
+    """Where the sweep writes to: on in `earlier`, or in the folder configured unless another sweep has that."""
+    configured, given = Path(config.hydra.sweep.dir).absolute(), _given(config, "hydra.sweep.dir")
+    if earlier is not None and is_sweep(earlier) and (not given or earlier == configured):
+        _log.info("the sweep goes on in %s", earlier)
+        folder = earlier
+    else:
+        folder = next(folder for folder in _candidates(configured) if _taken(folder))
+    if folder != configured:
+        _redirect(config, folder)
+    return folder
+
+
+def _candidates(wanted: Path) -> Iterator[Path]:
+    """`wanted`, wanted-2, wanted-3, ..."""
+    yield wanted
+    for suffix in itertools.count(2):
+        yield wanted.with_name(f"{wanted.name}-{suffix}")
+
+
+def _taken(folder: Path) -> bool:
+    """Whether no sweep had this folder and now ours has: only one process can make its record."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / _FILE).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _new_folder(wanted: Path) -> Path:
+    """Make `wanted` or, if it is there, the first candidate that is not."""
+    for folder in _candidates(wanted):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError  # there is no end of candidates
+
+
+def _redirect(config: DictConfig, folder: Path) -> None:
+    """Tell Hydra, which composes each point's configuration anew from the overrides."""
+    quoted = str(folder).replace("'", "\\'")
+    with read_write(config):
+        config.hydra.sweep.dir = str(folder)
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir='{quoted}'")
+
+
+def _given(config: DictConfig, key: str) -> bool:
+    return any(override.startswith(f"{key}=") for override in config.hydra.overrides.hydra)
+
+
+def close_sweep(status: str) -> bool:
+    """End the sweep that this process started, if any: write and log its report, and say how it went.
+
+    Args:
+        status: FINISHED, FAILED or KILLED, as far as the caller knows.
 
     Returns:
-        Its contact sheet, if any point finished.
+        Whether points failed, and have been named.
     """
     if not _open:
-        return None
+        return False
     sweep = _open.pop()
-    sheet = write_contact_sheet(sweep.folder)
-    if sweep.client is not None:
-        if sheet is not None:
-            sweep.client.log_artifact(sweep.run_id, str(sheet))
-        sweep.client.set_terminated(sweep.run_id, status)
-    return sheet
+    report = written_report(sweep.folder)
+    failed = _say_how_it_went(sweep.folder)
+    if sweep.run_id is not None:
+        files = [*report.files, *sweep.folder.glob("optimization_results.yaml")]  # the latter is a search's
+        tracking.end_sweep(sweep.client, sweep.run_id, sweep.folder, files, report.best, status)
+    if sweep.claim is not None:
+        sweep.claim.release()
+    return failed
 
 
-def write_contact_sheet(folder: Path) -> Path | None:
-    """Lay the finished points of the sweep in `folder` side by side; None if there are none.
+def written_report(folder: Path) -> Report:
+    """The sweep's report; that it cannot be written is no reason to end a sweep in another way."""
+    from nst_exp import report
 
-    The last swept key runs across, all others down; a single swept key wraps after four.
-    """
-    points = sorted(
-        (path.parent for path in folder.glob("*/result.json")), key=lambda path: (len(path.name), path.name)
-    )
+    try:
+        return report.write_report(folder)
+    except InputError as error:
+        _log.warning("no report: %s", error)
+        return report.Report.empty()
+
+
+def _say_how_it_went(folder: Path) -> bool:
+    """Print what is done and, on stderr, what failed and why."""
+    points = run_folders(folder)
     if not points:
-        return None
-    from nst_exp import report
-    from nst_exp.media.image import locate
-
+        return False
+    done = sum(point.finished for point in points)
+    print(f"{done} of {len(points)} points done, side by side: {folder / 'report.html'}")
+    failed = [point for point in points if point.failure]
     sweep = Sweep.in_folder(folder)
-    swept = [sweep.swept(yaml.safe_load((point / ".hydra" / "overrides.yaml").read_text())) for point in points]
-    cells = [_cell(point, values) for point, values in zip(points, swept, strict=True)]
-    config = yaml.safe_load((points[0] / "config.yaml").read_text())
-    inputs = [report.Cell(locate(config[name]), name) for name in ("content", "style")]
-    columns = len({values[-1] for values in swept if values}) if max(map(len, swept)) > 1 else min(4, len(points))
-    sheet = report.contact_sheet(" ".join(sweep.overrides), inputs, cells, columns)
-    sheet.save(folder / SHEET)
-    return folder / SHEET
-
-
-def _cell(point: Path, values: Sequence[str]) -> Any:
-    from nst_exp import report
-
-    result = json.loads((point / "result.json").read_text())
-    measures = "  ".join(f"{name.removesuffix('_distance')} {value:.2g}" for name, value in result["measures"].items())
-    return report.Cell(point / result["pastiche"], "  ".join(values), measures)
+    for point in failed:
+        setting = " ".join(sweep.swept(point.overrides))
+        print(f"nst_exp: point {point.path.name} ({setting}) failed: {point.failure['error']}", file=sys.stderr)
+    return bool(failed)

@@ -1,7 +1,8 @@
 """MLflow behind a small context manager, and a tracker of the same face that does nothing.
 
 Runs are made through `MlflowClient`, never the fluent API: that one keeps a global active run and is not
-safe with several threads.
+safe with several threads. A run's folder comes first and MLflow mirrors it, so whatever MLflow lost or never
+heard of can be uploaded later.
 """
 
 from __future__ import annotations
@@ -9,23 +10,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import platform
+import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+import psutil
+from PIL import Image
 
 from nst_exp.config import TrackingConfig
 from nst_exp.errors import InputError
-
-Table = Mapping[str, npt.NDArray[Any]]
+from nst_exp.results import RunFolder, Table, Tracked
 
 _log = logging.getLogger(__name__)
 
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI shows runs, not chat traces
+_PROCESS = "process"  # the tag that tells which one makes a run
+_FINAL = ("total_loss", "evaluations", "restarts", "seconds", "evaluations_per_second", "peak_memory_mb")
 _PARAMS_A_REQUEST = 100  # MLflow's limits
 _METRICS_A_REQUEST = 1000
 _SECONDS_BETWEEN_FLUSHES = 10.0  # a batch costs 20 to 200 ms: well below 2% of the time it covers
@@ -48,60 +54,77 @@ class Store:
     experiment: str
 
     @classmethod
+    def at(cls, uri: str, experiment: str) -> Store:
+        """The store with this address; artifacts of an sqlite file lie beside it."""
+        if not uri.startswith("sqlite:///"):
+            return cls("server", uri, None, experiment)
+        return cls("sqlite", uri, Path(uri.removeprefix("sqlite:///")).parent / "mlartifacts", experiment)
+
+    @classmethod
     def of(cls, config: TrackingConfig) -> Store:
         """The store that conf/tracking's keys name; a relative folder counts from the current directory."""
         if config.backend != "sqlite":
             return cls(config.backend, config.uri or "", None, config.experiment)
         root = Path(config.store or "outputs").absolute()
-        return cls("sqlite", f"sqlite:///{root / 'mlflow.db'}", root / "mlartifacts", config.experiment)
+        return cls.at(f"sqlite:///{root / 'mlflow.db'}", config.experiment)
+
+
+def existing_store(uri: str | None) -> Store:
+    """The store named, else that of the environment, else the one that runs write to by default.
+
+    Raises:
+        InputError: if it is an sqlite file that is not there.
+    """
+    default = Store.of(TrackingConfig("sqlite", None, None, "nst_exp", 0))
+    store = Store.at(uri or os.environ.get("MLFLOW_TRACKING_URI") or default.uri, default.experiment)
+    if store.backend == "sqlite" and not Path(store.uri.removeprefix("sqlite:///")).is_file():
+        raise InputError(f"no MLflow store is at {store.uri}: give --tracking-uri")
+    return store
 
 
 @runtime_checkable
 class TrackedRun(Protocol):
     """What a run can say of itself while it goes on."""
 
-    run_id: str | None
-
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log params once, each under its readable name."""
 
-    def log_metrics(self, table: Table, steps: npt.NDArray[np.int64]) -> None:
-        """Log columns of numbers, a row for each of `steps`; sent in batches, at the latest at the end."""
+    def log_trace(self, trace: Table) -> None:
+        """Log columns of numbers, a row for each of the column `step`; sent in batches, at the latest at the end."""
 
     def log_picture(self, picture: npt.NDArray[np.uint8], step: int) -> None:
         """Log a picture (H, W, 3) into the UI's image grid."""
 
-    def log_files(self, folder: Path) -> None:
-        """Log all files of `folder` as artifacts."""
+    def log_result(self, folder: RunFolder) -> None:
+        """Log the final numbers, the picture and all files of a finished run."""
 
 
 class NullRun:
     """Tracks nothing."""
 
-    run_id: str | None = None
-
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def log_metrics(self, table: Table, steps: npt.NDArray[np.int64]) -> None:
+    def log_trace(self, trace: Table) -> None:
         """Do nothing."""
 
     def log_picture(self, picture: npt.NDArray[np.uint8], step: int) -> None:
         """Do nothing."""
 
-    def log_files(self, folder: Path) -> None:
+    def log_result(self, folder: RunFolder) -> None:
         """Do nothing."""
 
 
 class MlflowRun:
     """A run in an MLflow store. If the store is lost on the way, that is logged, and the run goes on without it."""
 
-    def __init__(self, client: Any, run_id: str) -> None:
-        self.run_id: str | None = run_id
+    def __init__(self, client: Any, run_id: str, folder: Path) -> None:
+        self.run_id = run_id
+        self.lost = False
+        self._folder = folder
         self._client = client
         self._pending: list[Any] = []
         self._flushed = time.monotonic()
-        self._lost = False
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log params once, each under its readable name."""
@@ -111,25 +134,36 @@ class MlflowRun:
         for start in range(0, len(entries), _PARAMS_A_REQUEST):
             self._send("log_batch", params=entries[start : start + _PARAMS_A_REQUEST])
 
-    def log_metrics(self, table: Table, steps: npt.NDArray[np.int64]) -> None:
-        """Log columns of numbers, a row for each of `steps`; sent in batches, at the latest at the end."""
+    def log_trace(self, trace: Table) -> None:
+        """Log columns of numbers, a row for each of the column `step`; sent in batches, at the latest at the end."""
+        for name, column in trace.items():
+            if name != "step":
+                self._wait(name, column, trace["step"])
+        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
+            self._flush()
+
+    def _wait(self, name: str, column: npt.NDArray[Any], steps: npt.NDArray[Any]) -> None:
         from mlflow.entities import Metric
 
         now = time.time_ns() // 1_000_000
-        for name, column in table.items():
-            self._pending += [
-                Metric(name, float(value), now, int(step)) for value, step in zip(column, steps, strict=True)
-            ]
-        if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
-            self._flush()
+        self._pending += [Metric(name, float(value), now, int(step)) for value, step in zip(column, steps, strict=True)]
 
     def log_picture(self, picture: npt.NDArray[np.uint8], step: int) -> None:
         """Log a picture (H, W, 3) into the UI's image grid."""
         self._send("log_image", picture, key="pastiche", step=step)
 
-    def log_files(self, folder: Path) -> None:
-        """Log all files of `folder` as artifacts."""
-        self._send("log_artifacts", str(folder))
+    def log_result(self, folder: RunFolder) -> None:
+        """Log the final numbers, the picture and all files of a finished run."""
+        result = folder.result
+        final = {f"final/{name}": result[name] for name in _FINAL}
+        final |= {f"measure/{name}": value for name, value in result["measures"].items()}
+        # at step 0, for MLflow draws bars, run beside run, of what has no later step
+        self.log_trace({"step": np.array([0])} | {name: np.array([value]) for name, value in final.items()})
+        with Image.open(folder.path / result["pastiche"]) as picture:
+            self.log_picture(np.asarray(picture), int(result["steps"]))
+        for path in folder.artifacts:
+            inside = path.parent.relative_to(folder.path).as_posix()
+            self._send("log_artifact", str(path), None if inside == "." else inside)
 
     def close(self, status: str) -> None:
         """Send what waits and end the run as FINISHED, FAILED or KILLED."""
@@ -145,32 +179,34 @@ class MlflowRun:
     def _send(self, verb: str, *arguments: Any, **options: Any) -> None:
         from mlflow.exceptions import MlflowException
 
-        if self._lost:
+        if self.lost:
             return
         try:
             getattr(self._client, verb)(self.run_id, *arguments, **options)
         except (OSError, MlflowException) as error:
-            self._lost = True
+            self.lost = True
             reason = " ".join(str(error).split())[:200]
-            _log.warning("tracking is lost, the run goes on and its files are kept: %s", reason)
+            _log.warning("tracking is lost, the run goes on; %s: %s", _upload_hint(self._folder), reason)
 
 
 @contextlib.contextmanager
-def track(store: Store, *, name: str, tags: Mapping[str, str], parent: str | None = None) -> Iterator[TrackedRun]:
+def track(store: Store, folder: RunFolder, parent: str | None = None) -> Iterator[TrackedRun]:
     """A run in `store` that ends FINISHED, FAILED on an error, or KILLED on Ctrl-C, and truly so.
 
+    What an earlier try in the same folder has left unfinished in MLflow is deleted (MLflow can restore it).
+
     Args:
-        parent: the run id of the sweep that this run is a point of.
+        folder: has begun: its record says what the run is.
+        parent: the run id of the sweep that this run is a point of. A sweep has found its store before, so
+            one that is gone by now costs its points only the tracking.
 
     Raises:
-        InputError: if the store cannot be reached.
+        InputError: if the store cannot be reached and there is no parent.
     """
-    if store.backend == "none":
+    run = _begin(store, folder, parent)
+    if run is None:
         yield NullRun()
         return
-    client = connect(store)
-    run_id = start_run(client, store, name, tags, parent)
-    run = MlflowRun(client, run_id)
     status = "FAILED"
     try:
         yield run
@@ -180,6 +216,61 @@ def track(store: Store, *, name: str, tags: Mapping[str, str], parent: str | Non
         raise
     finally:
         run.close(status)
+    if not run.lost:
+        folder.mark_tracked(Tracked(store.uri, run.run_id))
+
+
+def _begin(store: Store, folder: RunFolder, parent: str | None) -> MlflowRun | None:
+    """A new run; None if nothing is to be tracked, or a sweep's store is gone."""
+    if store.backend == "none":
+        return None
+    try:
+        client = connect(store)
+    except InputError as error:
+        if parent is None:
+            raise
+        _log.warning("%s; the run goes on; %s", error, _upload_hint(folder.path))
+        return None
+    for run in _runs_of(client, store, folder):
+        if run.info.status != "FINISHED":
+            client.delete_run(run.info.run_id)
+    record = folder.record
+    own = {"identity": record.identity, "folder": str(folder.path), "overrides": shlex.join(record.overrides)}
+    run_id = start_run(client, store, record.name, {**record.tags, **own}, parent)
+    return MlflowRun(client, run_id, folder.path)
+
+
+def _runs_of(client: Any, store: Store, folder: RunFolder) -> list[Any]:
+    """What MLflow has of the run in `folder`, finished or not."""
+    experiment = _experiment_id(client, store)
+    found = client.search_runs([experiment], f"tags.identity = '{folder.record.identity}'")
+    return [run for run in found if run.data.tags.get("folder") == str(folder.path)]
+
+
+def upload(store: Store, folder: RunFolder, parent: str | None = None) -> None:
+    """Bring the finished run in `folder` into `store`, unless all of it is there.
+
+    Raises:
+        InputError: if the store cannot be reached.
+    """
+    if folder.tracked is not None and folder.tracked.tracking_uri == store.uri:
+        return
+    client = connect(store)
+    for run in _runs_of(client, store, folder):
+        if run.info.status == "FINISHED":  # killed before that was written down
+            folder.mark_tracked(Tracked(store.uri, run.info.run_id))
+            return
+    with track(store, folder, parent) as tracked:
+        tracked.log_params(folder.record.params)
+        tracked.log_trace(folder.trace)
+        for step, path in folder.progress:
+            with Image.open(path) as picture:
+                tracked.log_picture(np.asarray(picture), step)
+        tracked.log_result(folder)
+
+
+def _upload_hint(folder: Path) -> str:
+    return f"when there is a server again: python -m nst_exp.upload {shlex.quote(str(folder))}"
 
 
 def connect(store: Store) -> Any:
@@ -209,10 +300,75 @@ def start_run(client: Any, store: Store, name: str, tags: Mapping[str, str], par
     """A new RUNNING run's id; the experiment is made if it is new."""
     from mlflow.tracking.context import registry
 
-    family = {} if parent is None else {"mlflow.parentRunId": parent}
+    family = {_PROCESS: _process(os.getpid())}
+    if parent is not None:
+        family["mlflow.parentRunId"] = parent
     # user, source and what else MLflow's UI shows
     resolved = registry.resolve_tags(dict(tags) | family)
     return str(client.create_run(_experiment_id(client, store), run_name=name, tags=resolved).info.run_id)
+
+
+def start_sweep(client: Any, store: Store, folder: Path, overrides: Sequence[str], earlier: str | None) -> str:
+    """The RUNNING run that a sweep's points hang below: the `earlier` one if it is still there, else a new one."""
+    if earlier is not None and _resume(client, earlier):
+        return earlier
+    command = shlex.join(overrides)
+    tags = {"overrides": command, "folder": str(folder), "mlflow.note.content": f"Sweep `{command}`"}
+    return start_run(client, store, f"{folder.name} sweep {command}", tags, parent=None)
+
+
+def _resume(client: Any, run_id: str) -> bool:
+    """Whether the run is there and, from now on, RUNNING again."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        if client.get_run(run_id).info.lifecycle_stage != "active":
+            return False
+        client.update_run(run_id, status="RUNNING")
+        client.set_tag(run_id, _PROCESS, _process(os.getpid()))
+    except MlflowException:
+        return False
+    return True
+
+
+def end_sweep(
+    client: Any, run_id: str, folder: Path, files: Sequence[Path], best: RunFolder | None, status: str
+) -> None:
+    """Log a sweep's report and its best child to its parent run, and end that; a lost store costs only this."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        for path in files:
+            client.log_artifact(run_id, str(path))
+        if best is not None:
+            for name, value in best.result["measures"].items():
+                client.log_metric(run_id, f"best/{name}", value)
+            client.set_tag(run_id, "best", " ".join(best.overrides))
+            client.set_tag(run_id, "best.folder", str(best.path))
+            if best.tracked is not None:
+                client.set_tag(run_id, "best.run_id", best.tracked.run_id)
+        client.set_terminated(run_id, status)
+    except (OSError, MlflowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        _log.warning("tracking is lost; %s: %s", _upload_hint(folder), reason)
+
+
+def end_the_dead(client: Any, store: Store) -> None:
+    """Mark runs as KILLED that are still RUNNING for MLflow, but whose process on this machine is gone."""
+    for run in client.search_runs([_experiment_id(client, store)], "attributes.status = 'RUNNING'"):
+        host, _, rest = run.data.tags.get(_PROCESS, "").partition(" ")
+        pid = rest.partition(" ")[0]
+        if host == platform.node() and pid.isdigit() and run.data.tags[_PROCESS] != _process(int(pid)):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+def _process(pid: int) -> str:
+    """Host, id and start time of a process: the same id may be given again; the time is 0 if there is none."""
+    try:
+        started = psutil.Process(pid).create_time()
+    except psutil.NoSuchProcess:
+        started = 0.0
+    return f"{platform.node()} {pid} {started:.2f}"
 
 
 def _experiment_id(client: Any, store: Store) -> str:
@@ -251,8 +407,9 @@ def _check_server(uri: str) -> None:
 
 
 def _quiet_mlflow() -> None:
-    """Keep database migrations out of a run's log, telemetry off the network, and retries below a minute."""
+    """No database migrations in a run's log, no telemetry on the network, retries below a minute, no bars."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one for each file
     for name in ("alembic", "mlflow.store.db.utils"):
         logging.getLogger(name).setLevel(logging.WARNING)

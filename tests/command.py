@@ -33,6 +33,7 @@ _CACHE = tempfile.TemporaryDirectory()  # one for all tests of this process: com
 DEFAULTS = {
     "network": "tiny",
     "params": "random",
+    "judge": "tiny",
     "size": "32",
     "steps": "2",
     "tracking": "none",

@@ -272,17 +272,20 @@ def test_cache_that_cannot_be_written_only_warns(tmp_path: Path) -> None:
 
 
 def test_bad_points_do_not_stop_a_sweep(tmp_path: Path) -> None:
-    """Of three points one is refused at once and one fails at its end; both are named, in MLflow too."""
+    """Of four points three fail, before, at and after the beginning of their runs; each is named, in MLflow too."""
     (tmp_path / OUT / "1" / "pastiche.png").mkdir(parents=True)  # where the picture should go
-    tracking = ("tracking=sqlite", "tracking.store=store")
-    outcome = run_process("-m", "style_weight=-1,0.3,0.1", *tracking, folder=tmp_path)
+    sweep = ("-m", "style_weight=-1,0.3,1e30,0.1", "loss.style_scale=1e20")
+    outcome = run_process(*sweep, "tracking=sqlite", "tracking.store=store", folder=tmp_path)
     assert outcome.code == 1
     assert "Traceback" not in outcome.stdout + outcome.stderr
-    refusal = "style_weight=-1.0: must be a finite number, 0 or above"
-    assert f"run 0: {refusal}" in outcome.stdout
-    assert "pastiche.png' cannot be written: Is a directory" in outcome.stdout
-    assert outcome.stderr.splitlines()[-1] == f"nst_exp: {refusal}"
-    assert sorted(path.parent.name for path in (tmp_path / OUT).rglob("result.json")) == ["2"]
+    in_the_way = tmp_path / OUT / "1" / "pastiche.png"
+    assert outcome.stderr.splitlines()[-3:] == [
+        "nst_exp: point 0 (style_weight=-1) failed: style_weight=-1.0: must be a finite number, 0 or above",
+        f"nst_exp: point 1 (style_weight=0.3) failed: '{in_the_way}' cannot be removed: Is a directory",
+        "nst_exp: point 2 (style_weight=1e+30) failed: the loss of the initial picture is inf: "
+        "weights are too large for float32",
+    ]
+    assert sorted(path.parent.name for path in (tmp_path / OUT).rglob("result.json")) == ["3"]
     assert not list(tmp_path.rglob("*.tmp"))
     assert sorted(statuses(tmp_path / "store").values()) == ["FAILED", "FAILED", "FINISHED"]
 

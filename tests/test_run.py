@@ -3,26 +3,23 @@
 import contextlib
 import hashlib
 import json
-import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-import requests
 import yaml
 from command import OUT, arguments_of, run_in_process, run_process
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow_server import Server, running_server, runs_of, wait_for
 from PIL import Image
 
 from nst_exp import record
+from nst_exp.ranking import MEASURES
+from nst_exp.results import RunFolder, Tracked
 from nst_exp.solver import advance
 
 REPOSITORY = Path(__file__).parent.parent
@@ -33,13 +30,6 @@ def client_of(folder: Path) -> MlflowClient:
     return MlflowClient(f"sqlite:///{folder / 'outputs' / 'mlflow.db'}")
 
 
-def runs_of(client: MlflowClient) -> list[Run]:
-    experiment = client.get_experiment_by_name("nst_exp")
-    if experiment is None:  # not made yet
-        return []
-    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))
-
-
 def result_in(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
 
@@ -48,7 +38,8 @@ def test_one_run_leaves_its_files(tmp_path: Path) -> None:
     done = run_process("content_weight=2", folder=tmp_path)
     assert done.code == 0, done.stderr
     out = tmp_path / OUT
-    assert {path.name for path in out.iterdir()} == {".hydra", "run.log", "config.yaml", "pastiche.png", "result.json"}
+    files = {".hydra", "run.log", "config.yaml", "record.json", "progress", "trace.csv", "pastiche.png", "result.json"}
+    assert {path.name for path in out.iterdir()} == files
     assert str(out / "pastiche.png") in (out / "run.log").read_text()
     with Image.open(out / "pastiche.png") as picture:
         assert picture.size == (32, 21)
@@ -56,7 +47,9 @@ def test_one_run_leaves_its_files(tmp_path: Path) -> None:
     assert result["pastiche"] == "pastiche.png"
     assert result["evaluations"] == 3
     assert result["losses"].keys() >= {"content", "style", "tv", "range", "style.block1_conv1"}
-    assert set(result["measures"]) == {"content_distance", "style_distance", "noise"}
+    assert set(result["measures"]) == set(MEASURES)
+    assert result["evaluations_per_second"] > 0
+    assert result["peak_memory_mb"] > 100
     assert result["sha256"]["pastiche"] == hashlib.sha256((out / "pastiche.png").read_bytes()).hexdigest()
     assert yaml.safe_load((out / "config.yaml").read_text())["content_weight"] == 2.0
 
@@ -85,7 +78,7 @@ def test_what_a_run_logs(tmp_path: Path) -> None:
     client = client_of(tmp_path)
     (run,) = runs_of(client)
     result = result_in(tmp_path / OUT)
-    assert result["mlflow_run_id"] == run.info.run_id
+    assert RunFolder(tmp_path / OUT).tracked == Tracked(client._tracking_client.tracking_uri, run.info.run_id)
     params, tags, metrics = run.data.params, run.data.tags, run.data.metrics
     assert params["style_layer_weights.block3_conv1"] == "0.7"
     assert params["solver"] == "lbfgs"
@@ -231,46 +224,10 @@ def a_point_is_under_way(database: Path) -> bool:
     return False
 
 
-def wait_for(condition, seconds: float = 90) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.5)
-
-
-class Server(NamedTuple):
-    uri: str
-    kill: Callable[[], None]
-
-
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A real MLflow server on the loopback interface."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    store = tmp_path / "server"
-    store.mkdir()
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{store}/mlflow.db", "--artifacts-destination", str(store / "artifacts")),
-    ]
-    with (store / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        try:
-            uri = f"http://127.0.0.1:{port}"
-            wait_for(lambda: answers(uri))
-            yield Server(uri, lambda: os.killpg(process.pid, signal.SIGKILL))
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def answers(uri: str) -> bool:
-    with contextlib.suppress(requests.RequestException):
-        return requests.get(f"{uri}/health", timeout=5).ok
-    return False
+    with running_server(tmp_path / "server") as server:
+        yield server
 
 
 def test_a_team_s_server_gets_params_metrics_and_pictures(server: Server, tmp_path: Path) -> None:
@@ -282,19 +239,3 @@ def test_a_team_s_server_gets_params_metrics_and_pictures(server: Server, tmp_pa
     assert run.data.params["content_weight"] == "1.0"
     folder = client.download_artifacts(run.info.run_id, "pastiche.png", str(tmp_path))
     assert Path(folder).read_bytes() == (tmp_path / OUT / "pastiche.png").read_bytes()
-
-
-def test_a_server_that_dies_takes_nothing_along(server: Server, tmp_path: Path) -> None:
-    arguments = arguments_of("tracking=server", f"tracking.uri={server.uri}", "steps=3000")
-    command = [sys.executable, "-m", "nst_exp.run", *arguments]
-    environment = os.environ | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            wait_for(lambda: any(run.data.params for run in runs_of(MlflowClient(server.uri))))
-            server.kill()
-            stdout, _ = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    assert process.returncode == 0
-    assert "tracking is lost" in stdout
-    assert result_in(tmp_path / OUT)["steps"] == 3000

@@ -1,0 +1,168 @@
+"""What a sweep varies, and how its runs are therefore laid out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from pathlib import PurePath
+
+from nst_exp.report.points import SCORE, Point, Sweep, Value, lower_is_better, override_of
+
+_LONGEST = 36  # letters of a label
+_PICTURES = ("content", "style")  # the settings that are addresses of pictures
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A setting with more than one value: numbers ascending, texts in the order they came in."""
+
+    name: str
+    values: tuple[Value, ...]
+
+    def label(self, value: Value) -> str:
+        """A value in a few letters, but as many as tell it from the others."""
+        return self._labels[value]
+
+    @cached_property
+    def _labels(self) -> dict[Value, str]:
+        is_picture = self.name in _PICTURES
+        for digits in (4, 8, 17):
+            labels = {value: label(value, digits=digits, is_picture=is_picture) for value in self.values}
+            if len(set(labels.values())) == len(labels):
+                return labels
+        return {value: str(value) for value in self.values}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Runs in rows and columns; labels are empty where the runs only follow one another.
+
+    Attributes:
+        title: the values of the axes that the blocks stand for; empty if there is one block.
+        rows: labels.
+        columns: labels.
+        cells: the runs by row and column; None where there is none.
+    """
+
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: tuple[tuple[Point | None, ...], ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each run stands.
+
+    Attributes:
+        axes: all settings that vary.
+        blocks: one, or one for each value of the axes before the last two.
+        is_grid: whether rows and columns mean something.
+    """
+
+    axes: tuple[Axis, ...]
+    blocks: tuple[Block, ...]
+    is_grid: bool
+
+    @property
+    def points(self) -> list[Point]:
+        """The runs as they follow one another."""
+        return [cell for block in self.blocks for line in block.cells for cell in line if cell]
+
+    @property
+    def row_axis(self) -> str:
+        """The name of the axis that runs down, empty if none does."""
+        return self.axes[-2].name if self.is_grid else ""
+
+    @property
+    def column_axis(self) -> str:
+        """The name of the axis that runs across, empty if none does."""
+        return self.axes[-1].name if self.is_grid else ""
+
+    def swept(self, point: Point) -> dict[str, str]:
+        """The point's value on each axis, as labels."""
+        return {axis.name: axis.label(point.settings.get(axis.name)) for axis in self.axes}
+
+
+def label(value: Value, *, digits: int = 6, is_picture: bool = False) -> str:
+    """A value in a few letters.
+
+    Args:
+        value: a number, a text or nothing.
+        digits: of a number that has a fraction.
+        is_picture: whether it is the address of one, of which the file's name will do.
+    """
+    if value is None:
+        return "–"  # noqa: RUF001
+    if isinstance(value, float):
+        return f"{value:.{digits}g}"
+    text = str(value)
+    if is_picture:
+        text = PurePath(text).stem
+    text = text.removeprefix("[").removesuffix("]").replace(",", ", ").replace(",  ", ", ")
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+def swept_axes(points: Sequence[Point]) -> tuple[Axis, ...]:
+    """The settings given on the command line that differ from run to run, in the command's order.
+
+    A run that was not given one has the value of its configuration.
+    """
+    keys = dict.fromkeys(override_of(override)[0] for point in points for override in point.overrides)
+    axes = (Axis(key, _values(key, points)) for key in keys)
+    return tuple(axis for axis in axes if len(axis.values) > 1)
+
+
+def lay_out(sweep: Sweep) -> Layout:
+    """A grid if the runs fill most of one, else one after the other.
+
+    Of a grid, the last axis runs across, the one before it down, and further ones make blocks. A sweep still
+    going fills more than half of the grid of the values it has begun, whereas a search fills next to nothing.
+    """
+    axes = swept_axes(sweep.points)
+    cells = {tuple(point.settings.get(axis.name) for axis in axes): point for point in sweep.points}
+    is_full = len(cells) == len(sweep.points) and 2 * len(cells) > math.prod(len(axis.values) for axis in axes)
+    if len(axes) < 2 or sweep.ordered or not is_full:
+        return Layout(axes, (_flow(sweep, axes),), is_grid=False)
+    *outer, down, across = axes
+    blocks = []
+    for values in product(*(axis.values for axis in outer)):
+        grid = tuple(tuple(cells.get((*values, row, column)) for column in across.values) for row in down.values)
+        if any(cell for line in grid for cell in line):
+            title = ", ".join(f"{axis.name} = {axis.label(value)}" for axis, value in zip(outer, values, strict=True))
+            blocks.append(Block(title, _labels(down), _labels(across), grid))
+    return Layout(axes, tuple(blocks), is_grid=True)
+
+
+def _labels(axis: Axis) -> tuple[str, ...]:
+    return tuple(map(axis.label, axis.values))
+
+
+def _values(key: str, points: Sequence[Point]) -> tuple[Value, ...]:
+    values = list(dict.fromkeys(point.settings.get(key) for point in points))
+    if any(isinstance(value, str) or value is None for value in values):
+        return tuple(values)
+    return tuple(sorted(values, key=lambda value: float(value or 0)))
+
+
+def _flow(sweep: Sweep, axes: Sequence[Axis]) -> Block:
+    """Runs one after the other: as asked for, along the only axis, or the best first."""
+    points = list(sweep.points)
+    if sweep.ordered:
+        pass
+    elif len(axes) == 1:
+        points.sort(key=lambda point: axes[0].values.index(point.settings.get(axes[0].name)))
+    else:
+        sign = 1 if lower_is_better(SCORE) else -1
+        points.sort(key=lambda point: sign * point.numbers.get(SCORE, sign * math.inf))
+    wide = _columns(len(points))
+    lines = [tuple(points[start : start + wide]) for start in range(0, len(points), wide)]
+    return Block("", ("",) * len(lines), ("",) * wide, tuple(lines))
+
+
+def _columns(count: int) -> int:
+    """How many pictures of a flow stand in a row: up to four in one, then about as wide as it is high."""
+    return max(1, count) if count <= 4 else min(10, max(3, math.ceil(math.sqrt(1.2 * count))))

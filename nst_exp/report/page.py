@@ -1,0 +1,123 @@
+"""The report as one HTML page that needs no network: pictures, plots, table, and what all of it means.
+
+`page.html` is its frame, `page.css` its looks, `page.js` what it does with the data put into it. Every picture is
+in the page once, as text beside the data; the script makes it visible when it comes into view.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+from nst_exp.ranking import MEASURES
+from nst_exp.report.axes import Layout, label
+from nst_exp.report.pictures import Gallery, input_addresses
+from nst_exp.report.plots import convergence_plot, pareto_plot, svg
+from nst_exp.report.points import COSTS, SCORE, Point, Sweep, label_of, lower_is_better
+
+
+def render_page(title: str, sweep: Sweep, layout: Layout, gallery: Gallery, folder: Path) -> str:
+    """The whole page.
+
+    Args:
+        title: of the page.
+        sweep: the runs.
+        layout: where each stands.
+        gallery: their pictures.
+        folder: where the page will lie, for its links to the runs' files.
+    """
+    inputs = input_addresses(sweep)
+    pictures = {f"run-{number}": picture.jpeg for number, picture in gallery.runs.items()}
+    for index, address in enumerate(inputs):
+        picture = gallery.inputs.get(address)
+        if picture is not None:
+            pictures[f"input-{index}"] = picture.jpeg
+    environment = Environment(loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined)
+    return environment.get_template("page.html").render(
+        title=title,
+        sweep=sweep,
+        time=time.strftime("%Y-%m-%d %H:%M"),
+        style=Markup(_source("page.css")),
+        script=Markup(_source("page.js")),
+        data=_data(sweep, layout, gallery, folder),
+        pictures={name: base64.b64encode(jpeg).decode() for name, jpeg in pictures.items()},
+        pareto=Markup(svg(pareto_plot(sweep), "pareto")),
+        convergence=Markup(svg(convergence_plot(sweep, layout), "convergence")),
+        measures=[MEASURES[name] for name in MEASURES if name in sweep.numbers] or list(MEASURES.values()),
+        labels={"goals": [label_of(name) for name in sweep.goals], "score": label_of(SCORE)},
+    )
+
+
+def _source(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text("utf-8")
+
+
+def _data(sweep: Sweep, layout: Layout, gallery: Gallery, folder: Path) -> dict[str, Any]:
+    """What the page's script knows."""
+    inputs = list(input_addresses(sweep))
+    return {
+        "axes": [{"name": axis.name, "values": [axis.label(value) for value in axis.values]} for axis in layout.axes],
+        "isGrid": layout.is_grid,
+        "ordered": sweep.ordered,
+        "rowAxis": layout.row_axis,
+        "columnAxis": layout.column_axis,
+        "blocks": [
+            {
+                "title": block.title,
+                "rows": block.rows,
+                "columns": block.columns,
+                "cells": [[cell and cell.number for cell in line] for line in block.cells],
+            }
+            for block in layout.blocks
+        ],
+        "numbers": [
+            {"name": name, "label": label_of(name), "lower": lower_is_better(name), "isCost": name in COSTS}
+            for name in sweep.numbers
+        ],
+        "goals": sweep.goals,
+        "score": SCORE,
+        "inputs": [
+            {"name": name, "address": address, "there": gallery.inputs.get(address) is not None}
+            for address, name in input_addresses(sweep).items()
+        ],
+        "runs": [_run(point, sweep, layout, gallery, inputs, folder) for point in sweep.points],
+    }
+
+
+def _run(
+    point: Point, sweep: Sweep, layout: Layout, gallery: Gallery, inputs: Sequence[str], folder: Path
+) -> dict[str, Any]:
+    picture = gallery.runs.get(point.number)
+    swept = [point.settings.get(axis.name) for axis in layout.axes]
+    return {
+        "number": point.number,
+        "status": point.status,
+        "step": point.step,
+        "error": point.error,
+        "swept": list(layout.swept(point).values()),
+        "order": [value if isinstance(value, int | float) else str(value) for value in swept],
+        "settings": {name: label(value) for name, value in sorted(point.settings.items())},
+        "numbers": {name: value for name, value in point.numbers.items() if math.isfinite(value)},
+        "losses": dict(point.losses),
+        "best": point == sweep.best,
+        "front": point.number in sweep.front,
+        "size": picture and picture.size,
+        "content": _index(inputs, point.settings.get("content")),
+        "style": _index(inputs, point.settings.get("style")),
+        "command": point.command,
+        "reproduce": point.reproduce,
+        "file": point.picture and Path(os.path.relpath(point.picture, folder)).as_posix(),
+    }
+
+
+def _index(addresses: Sequence[str], address: Any) -> int | None:
+    return addresses.index(str(address)) if str(address) in addresses else None

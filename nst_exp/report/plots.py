@@ -1,0 +1,232 @@
+"""Plots of a sweep: what its runs keep against what they reach, and how they got there."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+from nst_exp.report.axes import Axis, Layout
+from nst_exp.report.pictures import Gallery
+from nst_exp.report.points import Point, Sweep, Value, label_of
+from nst_exp.report.sheet import BEST, FRONT, INK, PAPER, SOFT
+
+Column = npt.NDArray[Any]
+
+_SIZE = (7.2, 5.2)  # inches
+_DPI = 150
+_MOST_COLOURS = 10
+_LABEL = 0.025  # height of a run's number over that of the plot
+_STRIP = 6  # pictures below the Pareto plot
+_GRID = "#d9d9d9"
+# about as light as each other, so that all can be seen on white and on black
+_HUES = LinearSegmentedColormap.from_list("hues", ["#3a7bd5", "#129a8b", "#85981c", "#d68100", "#d4476a"])
+# the page's own colours, in place of those on paper
+_VARIABLES = {INK: "ink", SOFT: "soft", _GRID: "line", PAPER: "card", BEST: "best", FRONT: "front"}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text, in the page's own font
+    "svg.hashsalt": "nst_exp",  # the same plot gives the same bytes
+    "font.size": 10,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "text.color": INK,
+    "legend.frameon": False,
+}
+
+
+def pareto_plot(sweep: Sweep) -> Figure:
+    """Runs by what they keep and what they reach; the front is drawn, each point bears its number.
+
+    In SVG, what belongs to a run has the id `point-NUMBER`.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(_SIZE, layout="constrained")
+        _draw_pareto(figure.subplots(), sweep)
+    return figure
+
+
+def pareto_sheet(sweep: Sweep, layout: Layout, gallery: Gallery) -> Figure:
+    """The Pareto plot with pictures along the front below it, from the photograph to the painting."""
+    shown = _along(_front(sweep), _STRIP)
+    shown = [point for point in shown if point.number in gallery.runs]
+    if not shown:
+        return pareto_plot(sweep)
+    with matplotlib.rc_context(_STYLE):
+        strip = 9 / _STRIP * max(gallery.runs[point.number].shape for point in shown) + 0.5  # inches
+        figure = Figure((9, 6 + strip), layout="constrained")
+        parts: Any = figure.subfigures(2, 1, height_ratios=(6, strip))
+        above, below = parts
+        _draw_pareto(above.subplots(), sweep)
+        for axes, point in zip(below.subplots(1, _STRIP), shown + [None] * (_STRIP - len(shown)), strict=True):
+            axes.set_axis_off()
+            axes.set_anchor("N")
+            if point is not None:
+                axes.imshow(gallery.runs[point.number].small)
+                lines = textwrap.wrap(", ".join(layout.swept(point).values()), 22)[:2]
+                axes.set_title("\n".join([str(point.number), *lines]), fontsize=8, color=FRONT)
+    return figure
+
+
+def convergence_plot(sweep: Sweep, layout: Layout) -> Figure:
+    """The total loss of each run over its evaluations, coloured by the first axis.
+
+    In SVG, what belongs to a run has the id `curve-NUMBER`.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(_SIZE, layout="constrained")
+        axes = figure.subplots()
+        curves = list(_curves(sweep))
+        axis = layout.axes[0] if layout.axes and len(layout.axes[0].values) <= _MOST_COLOURS else None
+        for curve in curves:
+            colour = _colour(axis, curve.point.settings.get(axis.name)) if axis else FRONT
+            gid = f"curve-{curve.point.number}"
+            axes.plot(curve.evaluations, curve.losses, color=colour, lw=1.4, alpha=0.85, gid=gid)
+        _finish_convergence(axes, axis, curves)
+    return figure
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure as an SVG element to stand in a page; `name` keeps its ids apart from other figures'.
+
+    Ink, paper and grey become the page's own, so that they follow its light or dark theme.
+    """
+    with matplotlib.rc_context(_STYLE):
+        buffer = io.StringIO()
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(f": {colour}", f": var(--{variable})")
+    for before in ('id="', "url(#", 'href="#'):
+        text = text.replace(before, f"{before}{name}-")
+    return text
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG on white."""
+    with matplotlib.rc_context(_STYLE):
+        figure.set_dpi(_DPI)
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw_pareto(axes: Axes, sweep: Sweep) -> None:
+    content, style = sweep.goals
+    rated = [point for point in sweep.points if {content, style} <= point.numbers.keys()]
+    front = _front(sweep)
+    axes.plot(*_goals(front, sweep), color=FRONT, lw=1.2, alpha=0.7, drawstyle="steps-post", zorder=1)
+    for place, point in enumerate(sorted(rated, key=lambda point: point in front)):
+        on_front, is_best = point in front, point == sweep.best
+        colour = BEST if is_best else FRONT if on_front else PAPER
+        edge = colour if on_front or is_best else SOFT
+        x, y = _goals([point], sweep)
+        size = 17 if len(rated) <= 50 else 13
+        axes.plot(x, y, "o", ms=size, mfc=colour, mec=edge, mew=1, gid=f"point-{point.number}", zorder=2 + place)
+        ink = PAPER if on_front or is_best else INK
+        text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8 if len(rated) <= 50 else 6, "color": ink}
+        axes.annotate(str(point.number), (x[0], y[0]), zorder=2.5 + place, **text)
+    axes.set_xlabel(f"{label_of(content)}: 0 is the photograph")
+    axes.set_ylabel(f"{label_of(style)}: 0 is the painting")
+    axes.grid(color=_GRID, lw=0.6)
+    axes.set_axisbelow(True)
+    axes.margins(0.08)
+    if not rated:
+        _say(axes, "no run has been measured yet")
+
+
+def _front(sweep: Sweep) -> list[Point]:
+    """The runs on the front, from the most faithful to the most painted."""
+    content, style = sweep.goals
+    members = [point for point in sweep.points if point.number in sweep.front]
+    return sorted(members, key=lambda point: (point.numbers[content], -point.numbers[style]))
+
+
+def _along(points: Sequence[Point], most: int) -> list[Point]:
+    """At most `most` of the points, evenly spread, both ends among them."""
+    if len(points) <= most:
+        return list(points)
+    return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]
+
+
+def _goals(points: Sequence[Point], sweep: Sweep) -> tuple[list[float], list[float]]:
+    content, style = sweep.goals
+    return [point.numbers[content] for point in points], [point.numbers[style] for point in points]
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """The total loss of a run, where a log axis can show it."""
+
+    point: Point
+    evaluations: Column
+    losses: Column
+
+
+def _curves(sweep: Sweep) -> Iterator[_Curve]:
+    for point in sweep.points:
+        trace = point.folder.trace
+        if {"loss/total", "solver/evaluations"} <= trace.keys():
+            evaluations, losses = trace["solver/evaluations"], trace["loss/total"]
+            shown = np.isfinite(losses) & (losses > 0) & (evaluations > 0)
+            if shown.any():
+                yield _Curve(point, evaluations[shown], losses[shown])
+
+
+def _colour(axis: Axis, value: Value) -> Any:
+    """Blue to red along an axis."""
+    return _HUES(axis.values.index(value) / (len(axis.values) - 1))
+
+
+def _finish_convergence(axes: Axes, axis: Axis | None, curves: Sequence[_Curve]) -> None:
+    axes.set_xlabel("evaluations of loss and gradient")
+    axes.set_ylabel("total loss")
+    axes.grid(color=_GRID, lw=0.6)
+    axes.set_axisbelow(True)
+    if not curves:
+        _say(axes, "no run has a curve yet")
+        return
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for one in (axes.xaxis, axes.yaxis):
+        one.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        one.set_major_formatter(FormatStrFormatter("%g"))
+        one.set_minor_locator(NullLocator())
+    _number_ends(axes, curves)
+    if axis is not None:
+        for value in axis.values:
+            axes.plot([], [], color=_colour(axis, value), lw=2, label=axis.label(value))
+        axes.legend(title=axis.name, fontsize=9, title_fontsize=9, labelcolor=INK)
+
+
+def _number_ends(axes: Axes, curves: Sequence[_Curve]) -> None:
+    """The runs' numbers at the ends of their curves, as many as do not overlap."""
+    low, high = np.log(axes.get_ylim())
+    last = -np.inf
+    for curve in sorted(curves, key=lambda curve: float(curve.losses[-1])):
+        height = (np.log(curve.losses[-1]) - low) / (high - low)
+        if height - last > _LABEL:
+            end = (curve.evaluations[-1], curve.losses[-1])
+            style: dict[str, Any] = {"fontsize": 7, "color": SOFT, "va": "center"}
+            axes.annotate(str(curve.point.number), end, (3, 0), textcoords="offset points", **style)
+            last = height
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=SOFT)

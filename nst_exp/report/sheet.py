@@ -1,0 +1,283 @@
+"""The contact sheet: all pictures of a sweep on one, laid out by what was swept."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import ceil, cos, log, pi, sin
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from nst_exp.ranking import MEASURES
+from nst_exp.report.axes import Block, Layout
+from nst_exp.report.pictures import Gallery, input_addresses
+from nst_exp.report.points import DONE, FAILED, SCORE, Point, Sweep, label_of, lower_is_better
+
+PAPER, INK, SOFT = "#ffffff", "#1c1c1c", "#6a6a6a"
+BEST, FRONT, BAD = "#c77700", "#00857a", "#b3261e"
+_LINE, _EMPTY = "#d6d6d6", "#f2f2f2"
+_LARGEST, _SMALLEST = 420, 150  # px of a picture's width
+_SHEET = 4000  # px, what the sheet's width and height should stay below
+_LEAST_SHEET = 1180  # px of its width, for the header and the legend
+_GAP = 18  # px between pictures
+_MARGIN = 48  # px around everything
+_SHAPE = 1.4  # width of a sheet over its height, if blocks can be arranged for that
+_TALLEST = 1.6  # height of a cell over its width
+
+Corner = tuple[int, int]
+
+
+def draw_sheet(title: str, sweep: Sweep, layout: Layout, gallery: Gallery) -> Image.Image:
+    """The contact sheet of a sweep, however far it has come.
+
+    Args:
+        title: stands on top.
+        sweep: the runs.
+        layout: where each stands.
+        gallery: their pictures.
+    """
+    sheet = _Sheet(sweep, layout, gallery, _style(layout, gallery))
+    rows = [_beside(row) for row in _arranged([sheet.block(block) for block in layout.blocks])]
+    width = max(_LEAST_SHEET, *(row.width for row in rows))
+    return _below([_header(title, sweep, gallery, width), *rows, _legend(sweep)])
+
+
+@dataclass(frozen=True)
+class _Style:
+    """Sizes in px: of a picture and of the letters."""
+
+    width: int
+    height: int
+    text: int
+    small: int
+
+    @property
+    def row(self) -> int:
+        """From one row of pictures to the next."""
+        return self.height + 3 * self.text + _GAP + 6
+
+    @property
+    def column(self) -> int:
+        """From one column of pictures to the next."""
+        return self.width + _GAP
+
+
+def _style(layout: Layout, gallery: Gallery) -> _Style:
+    """Pictures as large as the sheet allows, in the shape of the tallest."""
+    columns = max(len(block.columns) for block in layout.blocks)
+    rows = sum(len(block.rows) for block in layout.blocks)
+    shapes = [picture.shape for picture in gallery.runs.values()]
+    tallest = min(max(shapes, default=2 / 3), _TALLEST)
+    across, down = _SHEET // max(1, columns) - _GAP, round((_SHEET / max(1, rows) - 80) / tallest)
+    width = max(_SMALLEST, min(_LARGEST, across, max(down, 240)))
+    text = max(12, min(19, width // 16))
+    return _Style(width, round(width * tallest), text, max(11, text - 3))
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """Draws blocks of pictures."""
+
+    sweep: Sweep
+    layout: Layout
+    gallery: Gallery
+    style: _Style
+
+    def block(self, block: Block) -> Image.Image:
+        """Rows and columns with their labels, or pictures one after the other."""
+        style, plain, bold = self.style, _font(self.style.text), _font(self.style.text, bold=True)
+        gutter = head = 0
+        if self.layout.is_grid:
+            labels = [plain.getlength(self.layout.row_axis), *map(bold.getlength, block.rows)]
+            gutter, head = round(max(labels)) + _GAP, round(3.1 * style.text)
+        head += 2 * style.text if block.title else 0
+        width = max(gutter + len(block.columns) * style.column - _GAP, 1)
+        image = Image.new("RGB", (width + 10, head + 5 + max(1, len(block.rows)) * style.row), PAPER)
+        draw = ImageDraw.Draw(image)
+        draw.text((0, 0), _cut(block.title, bold, width), INK, bold)
+        if self.layout.is_grid:
+            self._labels(draw, block, gutter, head)
+        for row, line in enumerate(block.cells):
+            for column, point in enumerate(line):
+                self._cell(image, (gutter + column * style.column, head + row * style.row), point)
+        return image
+
+    def _labels(self, draw: ImageDraw.ImageDraw, block: Block, gutter: int, head: int) -> None:
+        style, plain, bold = self.style, _font(self.style.text), _font(self.style.text, bold=True)
+        for index, text in enumerate(block.columns):
+            left = gutter + index * style.column
+            draw.text((left, head - 3 * style.text), _cut(self.layout.column_axis, plain, style.width), SOFT, plain)
+            draw.text((left, head - round(1.7 * style.text)), _cut(text, bold, style.width), INK, bold)
+        for index, text in enumerate(block.rows):
+            top = head + index * style.row
+            draw.text((0, top), self.layout.row_axis, SOFT, plain)
+            draw.text((0, top + round(1.3 * style.text)), text, INK, bold)
+
+    def _cell(self, image: Image.Image, corner: Corner, point: Point | None) -> None:
+        """A picture with its number, marks and measures; or what is the matter with it."""
+        draw, (left, top), style = ImageDraw.Draw(image), corner, self.style
+        box = (left, top, left + style.width - 1, top + style.height - 1)
+        if point is None:
+            draw.rectangle(box, outline=_LINE)
+            self._words(draw, corner, "not run", SOFT)
+            return
+        picture = self.gallery.runs.get(point.number)
+        if picture is None:
+            draw.rectangle(box, fill=_EMPTY)
+            words = "picture not found" if point.status == DONE else f"{point.status}\n{point.error}"
+            self._words(draw, corner, words, BAD if point.status == FAILED else SOFT)
+        else:
+            small = _fitted(picture.small, (style.width, style.height))
+            if point.status != DONE:
+                small = Image.blend(small, Image.new("RGB", small.size, PAPER), 0.45)
+            above = top + style.height - small.height  # a low picture stands on its caption
+            image.paste(small, (left, above))
+            if point == self.sweep.best:
+                draw.rectangle((left, above, left + small.width - 1, box[3]), outline=BEST, width=5)
+        self._caption(draw, corner, point)
+
+    def _caption(self, draw: ImageDraw.ImageDraw, corner: Corner, point: Point) -> None:
+        style, font, bold = self.style, _font(self.style.text), _font(self.style.text, bold=True)
+        left, top = corner[0], corner[1] + style.height + 5
+        draw.text((left, top), str(point.number), INK, bold)
+        left += round(bold.getlength(str(point.number))) + 8
+        radius = round(0.45 * style.text)
+        for mark, wanted in ((_star, point == self.sweep.best), (_diamond, point.number in self.sweep.front)):
+            if wanted:
+                mark(draw, (left + radius, top + round(0.62 * style.text)), radius)
+                left += 2 * radius + 6
+        first, second = self._lines(point)
+        draw.text((left, top), _cut(first, font, corner[0] + style.width - left), INK, font)
+        small = _font(style.small)
+        draw.text((corner[0], top + round(1.45 * style.text)), _cut(second, small, style.width), SOFT, small)
+
+    def _lines(self, point: Point) -> tuple[str, str]:
+        """What stands below a picture; where labels do not tell the settings, the first line does."""
+        shown = [name for name in (SCORE, *self.sweep.goals) if name in point.numbers]
+        texts = [f"{label_of(name)} {point.numbers[name]:.3g}" for name in shown]
+        if point.status != DONE:
+            texts = [point.status if point.step is None else f"{point.status}, step {point.step}"]
+        if self.layout.is_grid or not self.layout.axes:
+            return "".join(texts[:1]), "  ".join(texts[1:])
+        return "  ".join(self.layout.swept(point).values()), "  ".join(texts)
+
+    def _words(self, draw: ImageDraw.ImageDraw, corner: Corner, text: str, colour: str) -> None:
+        """Text in the middle of a cell, as much as it holds."""
+        style, font = self.style, _font(self.style.small)
+        letters = max(8, int((style.width - 2 * _GAP) / font.getlength("n")))
+        lines = [line for part in text.splitlines() for line in textwrap.wrap(part, letters)]
+        most = max(1, int((style.height - 2 * _GAP) / (1.35 * style.small)))
+        middle = (corner[0] + style.width // 2, corner[1] + style.height // 2)
+        draw.multiline_text(middle, "\n".join(lines[:most]), colour, font, "mm", align="center")
+
+
+def _header(title: str, sweep: Sweep, gallery: Gallery, width: int) -> Image.Image:
+    """Title, command and the best run on the left; photograph and painting on the right."""
+    inputs = [(name, gallery.inputs.get(address)) for address, name in input_addresses(sweep).items()]
+    shown = [(name, _fitted(picture.small, (360, 200))) for name, picture in inputs if picture][:4]
+    used = sum(small.width + _GAP for _, small in shown)
+    image = Image.new("RGB", (width, 230), PAPER)
+    draw = ImageDraw.Draw(image)
+    room = width - used - _MARGIN
+    large, mono, text = _font(34, bold=True), _font(16, mono=True), _font(19)
+    draw.text((0, 0), _cut(title, large, room), INK, large)
+    lines = textwrap.wrap(sweep.command, max(20, int(room / mono.getlength("m"))), break_on_hyphens=False)[:4]
+    draw.multiline_text((0, 56), "\n".join(lines), SOFT, mono, spacing=6)
+    top = 68 + 24 * len(lines)
+    counts = "   ".join(f"{count} {status}" for status, count in sweep.counts.items() if count)
+    draw.text((0, top), counts or "no run has begun yet", INK, text)
+    if sweep.best:
+        _star(draw, (10, top + 44), 10)
+        words = f"best by score: run {sweep.best.number} with {sweep.best.numbers[SCORE]:.3g}"
+        draw.text((28, top + 32), words, BEST, _font(19, bold=True))
+    left = width - used + _GAP
+    for name, small in shown:
+        image.paste(small, (left, 0))
+        draw.text((left, 206), name, SOFT, _font(16))
+        left += small.width + _GAP
+    return image
+
+
+def _legend(sweep: Sweep) -> Image.Image:
+    """What marks and measures mean."""
+    goals = sweep.goals
+    image = Image.new("RGB", (_LEAST_SHEET, 60), PAPER)
+    draw = ImageDraw.Draw(image)
+    _star(draw, (9, 11), 9)
+    draw.text((26, 0), "best by score", INK, _font(16))
+    _diamond(draw, (188, 11), 8)
+    text = f"Pareto front: no other run is better in both {label_of(goals[0])} and {label_of(goals[1])}"
+    draw.text((204, 0), text, INK, _font(16))
+    left = 0.0
+    for name in (SCORE, *goals):
+        better = "lower" if lower_is_better(name) else "higher"
+        text = f"{label_of(name)} ({name}): {MEASURES[name].range.partition(';')[0]}, {better} is better"
+        draw.text((left, 34), text, SOFT, _font(14))
+        left += _font(14).getlength(text) + 40
+    return image
+
+
+def _arranged(blocks: Sequence[Image.Image]) -> list[Sequence[Image.Image]]:
+    """Blocks in rows, so that the sheet becomes somewhat wider than high and few places stay empty."""
+    width, height = max(block.width for block in blocks), max(block.height for block in blocks)
+
+    def cost(across: int) -> float:
+        down = ceil(len(blocks) / across)
+        return abs(log(across * width / (down * height) / _SHAPE)) + across * down / len(blocks)
+
+    across = min(range(1, len(blocks) + 1), key=cost)
+    return [blocks[start : start + across] for start in range(0, len(blocks), across)]
+
+
+def _beside(images: Sequence[Image.Image]) -> Image.Image:
+    width = sum(image.width + _MARGIN for image in images) - _MARGIN
+    row = Image.new("RGB", (width, max(image.height for image in images)), PAPER)
+    left = 0
+    for image in images:
+        row.paste(image, (left, 0))
+        left += image.width + _MARGIN
+    return row
+
+
+def _below(images: Sequence[Image.Image]) -> Image.Image:
+    width, height = max(image.width for image in images), sum(image.height + _MARGIN for image in images)
+    column = Image.new("RGB", (width + 2 * _MARGIN, height + _MARGIN), PAPER)
+    top = _MARGIN
+    for image in images:
+        column.paste(image, (_MARGIN, top))
+        top += image.height + _MARGIN
+    return column
+
+
+def _fitted(image: Image.Image, box: tuple[int, int]) -> Image.Image:
+    """`image` as large as it fits into `box`."""
+    return ImageOps.contain(image, box, Image.Resampling.LANCZOS)
+
+
+def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
+    """`text`, cut with an ellipsis to what fits into `width` px."""
+    while len(text) > 1 and font.getlength(text) > width:
+        text = text[:-2].rstrip() + "…"
+    return text
+
+
+def _star(draw: ImageDraw.ImageDraw, centre: Corner, radius: int) -> None:
+    reach = [radius, 0.42 * radius] * 5
+    corners = [(r * sin(index * pi / 5), -r * cos(index * pi / 5)) for index, r in enumerate(reach)]
+    draw.polygon([(centre[0] + x, centre[1] + y) for x, y in corners], BEST)
+
+
+def _diamond(draw: ImageDraw.ImageDraw, centre: Corner, radius: int) -> None:
+    x, y = centre
+    draw.polygon([(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)], FRONT)
+
+
+@cache
+def _font(size: int, *, bold: bool = False, mono: bool = False) -> ImageFont.FreeTypeFont:
+    """DejaVu, which matplotlib carries: unlike Pillow's own font it has letters beyond ASCII."""
+    name = f"DejaVuSans{'Mono' if mono else ''}{'-Bold' if bold else ''}.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)

@@ -1,0 +1,86 @@
+"""What a search seeks: the names that `optimized_metric` may have, and the numbers that a run returns for them.
+
+A search is a sweep whose sweeper chooses each point by what earlier ones returned: conf/search has those of
+Optuna. Wrong names and directions are refused before the first run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from nst_exp.errors import InputError
+from nst_exp.ranking import MEASURES
+
+_COSTS = ("total_loss", "seconds", "peak_memory_mb")  # keys of result.json; of each, less is better
+_BETTER = {name: measure.direction for name, measure in MEASURES.items()} | dict.fromkeys(_COSTS, "lower")
+
+
+def returned(result: Mapping[str, Any], names: Sequence[str]) -> float | tuple[float, ...]:
+    """What a run with this result tells Hydra's sweepers: a number or, with several names, as many."""
+    values = tuple(float(result[name] if name in _COSTS else result["measures"][name]) for name in names)
+    return values if len(values) > 1 else values[0]
+
+
+def check_metrics(names: Any) -> None:
+    """Refuse what no run could return.
+
+    Args:
+        names: `optimized_metric` as a list.
+
+    Raises:
+        InputError: if a name is unknown, there twice, or there is none.
+    """
+    if not isinstance(names, list) or not names:
+        raise InputError(f"optimized_metric={names}: must be a name, or a list of names")
+    for name in names:
+        if not isinstance(name, str) or name not in _BETTER:
+            raise InputError(f"optimized_metric={name}: choose among {', '.join(_BETTER)}")
+        if names.count(name) > 1:
+            raise InputError(f"optimized_metric: {name} is named twice")
+
+
+def prepare_sweep(config: DictConfig) -> None:
+    """Refuse a sweep that would seek nothing or the wrong thing; tell Optuna what is better, and keep it quiet.
+
+    Args:
+        config: composed, Hydra's part included.
+
+    Raises:
+        InputError: as `check_metrics`, or if the sweeper has been given directions that do not fit the metrics.
+    """
+    metric = _plain(config.optimized_metric)
+    names = [metric] if isinstance(metric, str) else metric
+    check_metrics(names)
+    if str(config.hydra.sweeper._target_).endswith(".OptunaSweeper"):
+        _set_direction(config, names)
+        _quiet_optuna()
+
+
+def _set_direction(config: DictConfig, names: Sequence[str]) -> None:
+    """Left to itself, Optuna would minimise a similarity, or miss a direction only after the first run."""
+    given = _plain(config.hydra.sweeper.direction)
+    wanted = ["minimize" if _BETTER[name] == "lower" else "maximize" for name in names]
+    if given is None:
+        with read_write(config):
+            config.hydra.sweeper.direction = wanted
+    elif [getattr(one, "name", one) for one in (given if isinstance(given, list) else [given])] != wanted:
+        raise InputError(
+            f"hydra.sweeper.direction does not fit optimized_metric={','.join(names)}: "
+            f"give hydra.sweeper.direction=[{','.join(wanted)}]"
+        )
+
+
+def _quiet_optuna() -> None:
+    """Hydra's sweeper says all that Optuna says, and the database tools that it brings along are not used."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    import optuna
+
+    optuna.logging.set_verbosity(logging.WARNING)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,9 @@ from nst_exp import record
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
 from nst_exp.ledger import Ledger
-from nst_exp.picture_run import paint_picture
-from nst_exp.preparation import Plan, load, make_plan
+from nst_exp.preparation import Inputs, Plan, load, make_plan
 from nst_exp.results import PICTURE, Record, RunFolder
-from nst_exp.tracking import Store, track, upload
+from nst_exp.tracking import Store, TrackedRun, track, upload
 
 _log = logging.getLogger(__name__)
 
@@ -61,13 +60,24 @@ def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str,
     run_folder.begin(record.plain(config), description)
     with track(store, run_folder, origin.parent) as run:
         run.log_params(description.params)
-        result = paint_picture(inputs, run_folder, run)
+        result = _painter(plan.kind)(inputs, run_folder, run)
         ledger.add_run(description.identity, folder)
         run.log_result(run_folder)
-    _log.info("picture: %s", folder / PICTURE)
+    _log.info("%s: %s", "clip" if "clip" in result else "picture", folder / result.get("clip", PICTURE))
     if store.backend == "sqlite" and not origin.in_sweep:
         _log.info("all runs side by side: mlflow ui --backend-store-uri %s", store.uri)
     return result
+
+
+def _painter(kind: str) -> Callable[[Inputs, RunFolder, TrackedRun], dict[str, Any]]:
+    """What does the work for a kind of source; pictures need not wait for what reads video."""
+    if kind == "image":
+        from nst_exp.picture_run import paint_picture
+
+        return paint_picture
+    from nst_exp.clip_run import paint_clip
+
+    return paint_clip
 
 
 def input_hashes(config: RunConfig) -> Mapping[str, str]:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nst_exp.config import RunConfig
-from nst_exp.errors import InputError
 from nst_exp.judgement import Pair, measure
 from nst_exp.media.image import sha256_of, to_uint8, write_image
 from nst_exp.memory import forget_peak, peak_mb
-from nst_exp.preparation import Inputs, cache_folder, schedule_of, solver_method
+from nst_exp.preparation import Inputs, cache_folder, memory_explained, schedule_of, solver_method
 from nst_exp.progress import progress
 from nst_exp.results import PICTURE, RunFolder, Table
 from nst_exp.stylize import Progress, Solution, initial_image, stylize
@@ -64,7 +59,7 @@ def _solve(inputs: Inputs, folder: RunFolder, run: TrackedRun) -> Solution:
     initial = initial_image(schedule, inputs.content_image, inputs.style_image)
     _keep(initial, 0, folder, run)  # where MLflow's image grid opens
     tables = []
-    with progress(schedule.steps) as shown, _memory_explained(config):
+    with progress(schedule.steps) as shown, memory_explained(config):
 
         def on_chunk(chunk: Progress) -> None:
             tables.append(_table(chunk))
@@ -86,16 +81,6 @@ def _solve(inputs: Inputs, folder: RunFolder, run: TrackedRun) -> Solution:
         )
     folder.write_trace({name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
     return solution
-
-
-@contextlib.contextmanager
-def _memory_explained(config: RunConfig) -> Iterator[None]:
-    try:
-        yield
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        raise InputError(f"size={config.size}: the device is out of memory, give a smaller one") from error
 
 
 def _keep(image: AnyImage, step: int, folder: RunFolder, run: TrackedRun) -> None:

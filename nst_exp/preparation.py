@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +15,17 @@ import platformdirs
 from nst_exp import record
 from nst_exp.config import RunConfig, SolverConfig
 from nst_exp.errors import InputError
-from nst_exp.media.image import locate, read_image, sha256_of
+from nst_exp.media.image import Pixels, from_uint8, locate, read_image, sha256_of
+from nst_exp.media.kind import kind_of
 from nst_exp.networks import Vgg, get_network
 from nst_exp.objective import LossWeights, Objective, loss_weights
 from nst_exp.solver import Adam, Lbfgs, Method, OptaxLbfgs
 from nst_exp.stylize import Schedule, Stop, coarse_to_fine
 from nst_exp.types import Image, NetworkParams, StyleImage
 from nst_exp.weights import ParamsSource, load_params, params_sha256
+
+if TYPE_CHECKING:
+    from nst_exp.media.video import Clip, Cut  # which pictures need not wait for
 
 _METHODS: dict[str, Callable[..., Method]] = {"lbfgs": Lbfgs, "optax_lbfgs": OptaxLbfgs, "adam": Adam}
 
@@ -31,9 +36,16 @@ _SINGLE_SCALE = 256  # px; ... for pictures larger than this
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All that determines the result, checked, but nothing read yet that costs time."""
+    """All that determines the result, checked, but nothing read yet that costs time.
+
+    Attributes:
+        kind: `image` or `video`.
+        clip: what a video says of itself.
+    """
 
     config: RunConfig
+    kind: str
+    clip: Clip | None
     objective: Objective
     style_layer_weights: Mapping[str, float]
     files: Mapping[str, Path]
@@ -42,12 +54,16 @@ class Plan:
     @property
     def params(self) -> dict[str, Any]:
         """Every setting under its readable name."""
-        return record.params(self.config, self.objective.content_layers, self.style_layer_weights)
+        return record.params(self.config, self.kind, self.objective.content_layers, self.style_layer_weights)
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Everything a run needs, read and checked."""
+    """Everything a run needs, read and checked.
+
+    Attributes:
+        content_image: the photograph, or the first frame of a clip.
+    """
 
     plan: Plan
     weights: LossWeights
@@ -71,13 +87,16 @@ def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
     )
     content_layers = _canonical(network, "content_layer", config.content_layers)
     style_layer_weights = _style_layer_weights(config, network)
-    _refuse_idle(overrides, config, network, style_layer_weights)
+    _refuse_idle_weights(overrides, config, network, style_layer_weights)
     objective = Objective(network, content_layers, tuple(style_layer_weights), config.loss.name)
     files = {name: _locate(name, address) for name, address in (("content", config.content), ("style", config.style))}
+    kind = kind_of(files["content"]) if config.source == "auto" else config.source
+    _refuse_idle(overrides, kind)
+    clip = _probed(files["content"]) if kind == "video" else None
     hashes = {name: sha256_of(path) for name, path in files.items()}
     layers = network.truncated(objective.layers)
     hashes["params"] = params_sha256(_params_source(config), network, layers, cache_folder(config))
-    return Plan(config, objective, style_layer_weights, files, hashes)
+    return Plan(config, kind, clip, objective, style_layer_weights, files, hashes)
 
 
 def load(plan: Plan) -> Inputs:
@@ -94,6 +113,7 @@ def load(plan: Plan) -> Inputs:
         style_layer_weights=plan.style_layer_weights,
         tv_weight=config.tv_weight,
         range_weight=config.range_weight,
+        temporal_weight=config.temporal_weight,
         normalise=config.loss.name == "relative",
     )
     content_image, style_image = _read_images(plan)
@@ -128,7 +148,15 @@ def _style_layer_weights(config: RunConfig, network: Vgg) -> dict[str, float]:
     return weights
 
 
-def _refuse_idle(
+def _refuse_idle(overrides: Sequence[str], kind: str) -> None:
+    """Refuse what says nothing of this kind of source; a group's choice may stand."""
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if record.is_idle(key, kind):
+            raise InputError(f"{override} has no effect: the source is {kind}")
+
+
+def _refuse_idle_weights(
     overrides: Sequence[str], config: RunConfig, network: Vgg, style_layer_weights: Mapping[str, float]
 ) -> None:
     """Refuse a weight for a layer that is not in use: a sweep over it would be the same run many times."""
@@ -147,12 +175,56 @@ def _read_images(plan: Plan) -> tuple[Image, StyleImage]:
     """Content and style image at their sizes."""
     config = plan.config
     least = max(plan.objective.network.smallest_side(plan.objective.layers), _LEAST_SIDE)
-    sizes = {"content": config.size, "style": round(config.size * config.style_zoom)}
-    content, style = (
-        read_image(plan.files[name], size=size, aspect=config.aspect, smallest_side=least, name=name)
-        for name, size in sizes.items()
-    )
-    return jnp.asarray(content), jnp.asarray(style)
+    zoomed = round(config.size * config.style_zoom)
+    style = read_image(plan.files["style"], size=zoomed, aspect=config.aspect, smallest_side=least, name="style")
+    return jnp.asarray(_content(plan, least)), jnp.asarray(style)
+
+
+def _content(plan: Plan, least: int) -> Pixels:
+    """The photograph, or the first frame that a clip's run takes."""
+    config, path = plan.config, plan.files["content"]
+    if plan.clip is None:
+        return read_image(path, size=config.size, aspect=config.aspect, smallest_side=least, name="content")
+    from nst_exp.media.video import CODECS, read_frames, resize
+
+    width, height = frame_size(plan)
+    if min(width, height) < least:
+        raise InputError(
+            f"content={str(path)!r}: at size={config.size} its frames would be {width}x{height} px, "
+            f"at least {least} px needed on the short side"
+        )
+    codec = config.video.codec
+    if min(width, height) < CODECS[codec].least:
+        raise InputError(
+            f"video.codec={codec}: frames of {width}x{height} px, at least {CODECS[codec].least} px needed"
+        )
+    first = next(read_frames(plan.clip, cut_of(config), on_corrupt=config.video.on_corrupt, name="content"), None)
+    if first is None:
+        raise InputError(f"video.start={config.video.start}: content={str(path)!r} has no frame there")
+    return from_uint8(resize(first.levels, (width, height)))
+
+
+def frame_size(plan: Plan) -> tuple[int, int]:
+    """(width, height) in px of a clip's frames; even where the codec wants that."""
+    from nst_exp.media.video import CODECS, fitted_size
+
+    assert plan.clip is not None
+    config = plan.config
+    even = "clip" in config.video.write and CODECS[config.video.codec].even
+    return fitted_size(plan.clip.size, config.size, config.aspect, even=even)
+
+
+def cut_of(config: RunConfig) -> Cut:
+    """Which frames of a clip are taken."""
+    from nst_exp.media.video import Cut
+
+    return Cut(config.video.start, config.video.end, config.video.every)
+
+
+def _probed(path: Path) -> Clip:
+    from nst_exp.media.video import probe
+
+    return probe(path, "content")
 
 
 def _locate(name: str, address: str) -> Path:
@@ -197,3 +269,14 @@ def schedule_of(inputs: Inputs) -> Schedule:
     sizes = coarse_to_fine(height, width, coarsest, smallest)
     stop = Stop(config.stop.improvement, config.stop.window)
     return Schedule(sizes[-config.steps :], config.steps, config.init, config.seed, stop)
+
+
+@contextlib.contextmanager
+def memory_explained(config: RunConfig) -> Iterator[None]:
+    """Makes the device's lack of memory something that a user can put right."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(f"size={config.size}: the device is out of memory, give a smaller one") from error

@@ -14,7 +14,6 @@ import itertools
 import logging
 import os
 import uuid
-import warnings
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,17 +27,17 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image as PillowImage
-from PIL import UnidentifiedImageError
 
 from nst_exp.errors import InputError
 from nst_exp.media.image import ASPECTS
+from nst_exp.media.kind import animation_frames
 
 Levels = npt.NDArray[np.uint8]  # (H, W, 3), sRGB
 
 ON_CORRUPT = ("error", "skip")
-_ANIMATIONS = ("GIF", "WEBP", "PNG")
 _MILLISECOND = Fraction(1, 1000)
 _DEFAULT_RATE = Fraction(25)  # of what does not say
+_MISSING = 2.5  # frames short of a clip's duration: it was cut off
 _HD = 720  # px of height from which video that does not say is BT.709, below it BT.601 (ITU practice)
 
 _log = logging.getLogger(__name__)
@@ -54,6 +53,7 @@ class Codec:
         pixels: FFmpeg's pixel format.
         options: of the encoder.
         even: whether both sides must be even.
+        least: px, of either side.
     """
 
     encoder: str
@@ -61,12 +61,16 @@ class Codec:
     pixels: str
     options: tuple[tuple[str, str], ...] = ()
     even: bool = False
+    least: int = 2
 
 
 CODECS = {
+    # x265 writes where it should not below its block size of 64 px
     # CRF: of equal quality to the eye in each codec's own scale, visually close to lossless for painted texture
     "h264": Codec("libx264", ".mp4", "yuv420p", (("crf", "16"), ("preset", "medium")), even=True),
-    "h265": Codec("libx265", ".mp4", "yuv420p", (("crf", "18"), ("x265-params", "log-level=none")), even=True),
+    "h265": Codec(
+        "libx265", ".mp4", "yuv420p", (("crf", "18"), ("x265-params", "log-level=none")), even=True, least=64
+    ),
     "vp9": Codec("libvpx-vp9", ".webm", "yuv420p", (("crf", "24"), ("b", "0"), ("row-mt", "1")), even=True),
     "av1": Codec("libsvtav1", ".mp4", "yuv420p", (("crf", "24"), ("preset", "8")), even=True),
     "ffv1": Codec("ffv1", ".mkv", "bgr0", (("level", "3"),)),  # lossless
@@ -98,7 +102,7 @@ class Clip:
         size: (width, height) in px, upright.
         rate: frames a second, on average; exact where the file is.
         time_base: seconds, the unit of time stamps.
-        frames: how many there are, as the file says; None if it does not.
+        frames: about how many there are, as the file says; None if it does not.
         has_sound: whether there is an audio stream.
     """
 
@@ -125,15 +129,6 @@ class Cut:
         return None if end is None else max(0, len(range(self.start, end, self.every)))
 
 
-def is_clip(path: Path) -> bool:
-    """Whether the file is a video or an animation of more than one frame; False for pictures and unknown files."""
-    if _animation_frames(path) is not None:
-        return _animation_frames(path) != 1
-    with contextlib.suppress(av.error.FFmpegError, OSError, ValueError), av.open(str(path)) as container:
-        return bool(container.streams.video) and container.format.name not in ("image2", "png_pipe", "jpeg_pipe")
-    return False
-
-
 def probe(path: Path, name: str) -> Clip:
     """What the clip at `path` says of itself.
 
@@ -144,7 +139,7 @@ def probe(path: Path, name: str) -> Clip:
         InputError: if it is no clip, or has no frame that can be decoded.
     """
     subject = f"{name}={str(path)!r}"
-    frames = _animation_frames(path)
+    frames = animation_frames(path)
     with _refusing(subject):
         if frames is not None:
             with PillowImage.open(path) as image:
@@ -161,7 +156,7 @@ def probe(path: Path, name: str) -> Clip:
             rate = stream.average_rate or stream.guessed_rate or _DEFAULT_RATE
             sound = bool(container.streams.audio)
             base = stream.time_base or 1 / rate
-            return Clip(path, (width, height), Fraction(rate), Fraction(base), stream.frames or None, sound, False)
+            return Clip(path, (width, height), Fraction(rate), Fraction(base), _about(container, rate), sound, False)
 
 
 def read_frames(clip: Clip, cut: Cut, *, on_corrupt: str, name: str) -> Iterator[Frame]:
@@ -200,16 +195,6 @@ def resize(levels: Levels, size: tuple[int, int]) -> Levels:
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def _animation_frames(path: Path) -> int | None:
-    """How many frames an animation or picture of Pillow's has; None if Pillow does not know it."""
-    try:
-        with warnings.catch_warnings(), PillowImage.open(path) as image:
-            warnings.simplefilter("ignore")
-            return int(getattr(image, "n_frames", 1)) if image.format in _ANIMATIONS else 1
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, PillowImage.DecompressionBombError):
-        return None
-
-
 def _animated(clip: Clip) -> Generator[Frame]:
     pts = 0
     with PillowImage.open(clip.path) as image:
@@ -228,15 +213,28 @@ def _shown_ms(image: PillowImage.Image) -> int:
     return round(float(image.info.get("duration", 0))) or 100
 
 
+def _about(container: Any, rate: Fraction) -> int | None:
+    """How many frames there are: counted by MP4 and MOV, else what rate and duration come to."""
+    counted = container.streams.video[0].frames
+    if counted and _edits(container):
+        return int(counted)
+    return round(container.duration * rate / 1_000_000) if container.duration else None
+
+
+def _edits(container: Any) -> bool:
+    """Whether the file is of a kind whose frames are counted, but may be left out by a list of edits."""
+    return "mp4" in container.format.name.split(",")
+
+
 def _decoded(clip: Clip, on_corrupt: str, subject: str) -> Generator[Frame]:
-    packets = index = 0
+    index = 0
     with av.open(str(clip.path)) as container:
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         stream.codec_context.options = {"err_detect": "explode"}  # what FFmpeg would otherwise paint over in grey
-        last = None
+        last = end = None
         for packet in container.demux(stream):
-            packets += packet.size > 0
+            end = packet.pts if packet.pts is not None else end
             try:
                 found = packet.decode()
             except av.error.FFmpegError as error:
@@ -246,8 +244,12 @@ def _decoded(clip: Clip, on_corrupt: str, subject: str) -> Generator[Frame]:
                 last = _pts(frame, last, clip)
                 yield Frame(index, last, _levels(frame))
                 index += 1
-    if clip.frames is not None and packets < clip.frames:
-        _corrupt(f"{subject} ends after {packets} of {clip.frames} frames: it was cut short", on_corrupt)
+        if end is not None and stream.duration and not _edits(container):
+            missing = (stream.duration + (stream.start_time or 0) - end) * clip.time_base * clip.rate
+            if missing > _MISSING:
+                _corrupt(
+                    f"{subject} ends after {index} frames, {missing:.0f} before its end: it was cut short", on_corrupt
+                )
 
 
 def _pts(frame: av.VideoFrame, last: int | None, clip: Clip) -> int:

@@ -27,7 +27,7 @@ from nst_exp.objective import LossWeights, Objective, loss_weights
 from nst_exp.progress import progress
 from nst_exp.results import PICTURE, Record, RunFolder, Table
 from nst_exp.solver import Adam, Lbfgs, Method, OptaxLbfgs
-from nst_exp.stylize import Progress, Schedule, Solution, Stop, coarse_to_fine, initial_image, stylize
+from nst_exp.stylize import Lane, Progress, Schedule, Solution, Stop, coarse_to_fine, initial_image, stylize
 from nst_exp.tracking import Store, TrackedRun, track, upload
 from nst_exp.types import AnyImage, Image, NetworkParams, StyleImage
 from nst_exp.weights import ParamsSource, load_params, params_sha256
@@ -276,7 +276,7 @@ def _schedule(inputs: _Inputs) -> Schedule:
     smallest = max(objective.network.smallest_side(objective.layers), _LEAST_SIDE)
     sizes = coarse_to_fine(height, width, coarsest, smallest)
     stop = Stop(config.stop.improvement, config.stop.window)
-    return Schedule(sizes[-config.steps :], config.steps, config.init, config.seed, stop)
+    return Schedule(sizes[-config.steps :], config.steps, config.init, stop)
 
 
 def _run(inputs: _Inputs, folder: RunFolder, run: TrackedRun) -> dict[str, Any]:
@@ -316,8 +316,8 @@ def _solve(inputs: _Inputs, folder: RunFolder, run: TrackedRun) -> Solution:
     """The solution; its trace is written, and pictures on the way are kept and logged."""
     config, schedule = inputs.plan.config, _schedule(inputs)
     snapshots = _snapshot_steps(schedule.steps, config.tracking.snapshots)
-    initial = initial_image(schedule, inputs.content_image, inputs.style_image)
-    _keep(initial, 0, folder, run)  # where MLflow's image grid opens
+    lane = Lane(inputs.weights, inputs.content_image, inputs.style_image, seed=config.seed)
+    _keep(initial_image(schedule, lane), 0, folder, run)  # where MLflow's image grid opens
     tables = []
     with progress(schedule.steps) as shown, _memory_explained(config):
 
@@ -329,16 +329,10 @@ def _solve(inputs: _Inputs, folder: RunFolder, run: TrackedRun) -> Solution:
             loss, evaluations = float(chunk.trace.totals[-1]), int(chunk.trace.evaluations[-1])
             shown.update(steps_done=chunk.steps_done, loss=loss, evaluations=evaluations)
 
-        solution = stylize(
-            inputs.plan.objective,
-            _method(config.solver),
-            inputs.params,
-            inputs.weights,
-            inputs.content_image,
-            inputs.style_image,
-            schedule,
-            on_chunk,
-        )
+        method = _method(config.solver)
+        (solution,) = stylize(inputs.plan.objective, method, inputs.params, [lane], schedule, on_chunk)
+    if isinstance(solution, InputError):
+        raise solution
     folder.write_trace({name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
     return solution
 

@@ -103,11 +103,14 @@ class Objective:
         """All layers whose features are needed, each once."""
         return tuple(dict.fromkeys(self.content_layers + self.style_layers))
 
-    def targets(self, params: NetworkParams, content_image: Image, style_image: StyleImage) -> Targets:
-        """What the pastiche is held against; the two images may differ in size."""
-        content = self.network.features(params, content_image, self.content_layers)
-        style = self.network.features(params, style_image, self.style_layers)
-        return Targets(content, {layer: gram_matrix(style[layer]) for layer in self.style_layers})
+    def content_targets(self, params: NetworkParams, content_image: Image) -> FeatureMaps:
+        """The features that the pastiche's are held against."""
+        return self.network.features(params, content_image, self.content_layers)
+
+    def style_targets(self, params: NetworkParams, style_image: StyleImage) -> GramMatrices:
+        """The Gram matrices that the pastiche's are held against; the painting may be of any size."""
+        maps = self.network.features(params, style_image, self.style_layers)
+        return {layer: gram_matrix(maps[layer]) for layer in self.style_layers}
 
     def losses(self, problem: Problem, image: Image) -> tuple[Scalar, Losses]:
         """Total loss of `image`, and its terms before their weights.

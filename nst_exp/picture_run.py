@@ -8,13 +8,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from nst_exp.errors import InputError
 from nst_exp.judgement import Pair, measure
 from nst_exp.media.image import sha256_of, to_uint8, write_image
 from nst_exp.memory import forget_peak, peak_mb
 from nst_exp.preparation import Inputs, cache_folder, memory_explained, schedule_of, solver_method
 from nst_exp.progress import progress
 from nst_exp.results import PICTURE, RunFolder, Table
-from nst_exp.stylize import Progress, Solution, initial_image, stylize
+from nst_exp.stylize import Lane, Progress, Solution, initial_image, stylize
 from nst_exp.tracking import TrackedRun
 from nst_exp.types import AnyImage
 
@@ -56,8 +57,8 @@ def _solve(inputs: Inputs, folder: RunFolder, run: TrackedRun) -> Solution:
     """The solution; its trace is written, and pictures on the way are kept and logged."""
     config, schedule = inputs.plan.config, schedule_of(inputs)
     snapshots = _snapshot_steps(schedule.steps, config.tracking.snapshots)
-    initial = initial_image(schedule, inputs.content_image, inputs.style_image)
-    _keep(initial, 0, folder, run)  # where MLflow's image grid opens
+    lane = Lane(inputs.weights, inputs.content_image, inputs.style_image, seed=config.seed)
+    _keep(initial_image(schedule, lane), 0, folder, run)  # where MLflow's image grid opens
     tables = []
     with progress(schedule.steps) as shown, memory_explained(config):
 
@@ -69,16 +70,10 @@ def _solve(inputs: Inputs, folder: RunFolder, run: TrackedRun) -> Solution:
             loss, evaluations = float(chunk.trace.totals[-1]), int(chunk.trace.evaluations[-1])
             shown.update(steps_done=chunk.steps_done, loss=loss, evaluations=evaluations)
 
-        solution = stylize(
-            inputs.plan.objective,
-            solver_method(config.solver),
-            inputs.params,
-            inputs.weights,
-            inputs.content_image,
-            inputs.style_image,
-            schedule,
-            on_chunk,
-        )
+        method = solver_method(config.solver)
+        (solution,) = stylize(inputs.plan.objective, method, inputs.params, [lane], schedule, on_chunk)
+    if isinstance(solution, InputError):
+        raise solution
     folder.write_trace({name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
     return solution
 

@@ -268,7 +268,7 @@ def schedule_of(inputs: Inputs) -> Schedule:
     smallest = max(objective.network.smallest_side(objective.layers), _LEAST_SIDE)
     sizes = coarse_to_fine(height, width, coarsest, smallest)
     stop = Stop(config.stop.improvement, config.stop.window)
-    return Schedule(sizes[-config.steps :], config.steps, config.init, config.seed, stop)
+    return Schedule(sizes[-config.steps :], config.steps, config.init, stop)
 
 
 @contextlib.contextmanager

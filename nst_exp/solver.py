@@ -1,8 +1,10 @@
-"""Minimising a picture's loss on the device, in chunks of steps.
+"""Minimising pictures' losses on the device, side by side, in chunks of steps.
 
-One interface for three methods. A chunk is one compiled call: it runs a number of steps, keeps the best
-iterate, restarts the method's memory when a step went wrong, and brings back the losses of every step.
-The number of steps in a chunk is traced, so that a last, shorter chunk compiles nothing anew.
+One interface for three methods. A chunk is one compiled call: it runs a number of steps in every lane, keeps
+each lane's best iterate, restarts its method's memory when a step went wrong, and brings back the losses of
+every step. The number of steps is traced, lane by lane: a last, shorter chunk compiles nothing anew, and a
+lane given none stands still while the others go on. A single picture is a batch of one lane. In several lanes
+a line search costs more evaluations than it counts, for what one lane needs, all compute.
 
 L-BFGS takes unit steps without a line search, as style transfer programs have always done: at equal
 evaluations it is ahead of every line search tried here (conf/solver/lbfgs.yaml has the figures).
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -24,12 +26,12 @@ import optax
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-from nst_exp.types import Count, Image, Losses, Scalar
+from nst_exp.types import Count, Image, Images, Losses, Scalar
 
 CHUNK = 10  # steps between two looks of the host: a few seconds on a CPU, few launches on a GPU
 THROWN_BACK = 10.0  # a loss so many times the last is a step gone wrong; unit steps rise a little and come back
 
-Row = Float[Array, "steps"] | Float[np.ndarray, "steps"]
+Row = Float[Array, "*lanes steps"] | Float[np.ndarray, "*lanes steps"]
 LossFunction = Callable[[Image], tuple[Scalar, Losses]]
 
 
@@ -171,14 +173,14 @@ class OptaxLbfgs(Optax):
 
 @struct.dataclass
 class SolverState:
-    """A solve between two chunks; everything a chunk needs to go on."""
+    """A solve between two chunks, everything a chunk needs to go on; within one, where a lane is alone, no `lanes`."""
 
     at: Iterate
-    best_image: Image
-    best_total: Scalar
-    best_losses: Losses
-    evaluations: Count
-    restarts: Count
+    best_image: Float[Array, "*lanes 1 height width 3"]
+    best_total: Float[Array, "*lanes"]
+    best_losses: dict[str, Float[Array, "*lanes"]]
+    evaluations: Int[Array, "*lanes"]
+    restarts: Int[Array, "*lanes"]
 
 
 @struct.dataclass
@@ -187,24 +189,78 @@ class Trace:
 
     totals: Row
     losses: dict[str, Row]
-    evaluations: Int[Array, "steps"] | Int[np.ndarray, "steps"]
+    evaluations: Int[Array, "*lanes steps"] | Int[np.ndarray, "*lanes steps"]
+
+
+@struct.dataclass
+class Problems:
+    """The problems of all lanes, leaf by leaf: an array that every lane has in common is held once.
+
+    Attributes:
+        stacked: arrays that differ between lanes, along a new leading axis.
+        shared: the others.
+        differs: for each leaf of a problem, whether it is among `stacked`.
+        structure: of a problem.
+    """
+
+    stacked: list[Array]
+    shared: list[Array]
+    differs: tuple[bool, ...] = struct.field(pytree_node=False)
+    structure: Any = struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, problems: Sequence[Any]) -> Problems:
+        """Stack problems of one structure and one shape; leaves that are the same object in all are shared."""
+        structure = jax.tree.structure(problems[0])
+        leaves = list(zip(*(jax.tree.leaves(problem) for problem in problems), strict=True))
+        differs = tuple(any(leaf is not row[0] for leaf in row) for row in leaves)
+        stacked = [jnp.stack(row) for row, own in zip(leaves, differs, strict=True) if own]
+        shared = [row[0] for row, own in zip(leaves, differs, strict=True) if not own]
+        return cls(stacked, shared, differs, structure)
+
+    def lane(self, stacked: Sequence[Array]) -> Any:
+        """One lane's problem, from its entries of `stacked`."""
+        own, common = iter(stacked), iter(self.shared)
+        return jax.tree.unflatten(self.structure, [next(own if differs else common) for differs in self.differs])
 
 
 @partial(jax.jit, static_argnames=("loss", "method"))
-def begin(loss: Loss, method: Method, problem: Any, image: Image) -> SolverState:
-    """Evaluate `image` and set out from it."""
-    at = method.start(partial(loss.losses, problem), image)
-    return SolverState(at, image, at.total, at.losses, at.spent, jnp.zeros_like(at.spent))
+def begin(loss: Loss, method: Method, problems: Problems, images: Images) -> SolverState:
+    """Evaluate each lane's image and set out from it; every array of the state has a leading axis of lanes."""
+
+    def lane(stacked: list[Array], image: Image) -> SolverState:
+        at = method.start(partial(loss.losses, problems.lane(stacked)), image)
+        return SolverState(at, image, at.total, at.losses, at.spent, jnp.zeros_like(at.spent))
+
+    return _side_by_side(lane, problems.stacked, images)
 
 
 @partial(jax.jit, static_argnames=("loss", "method"), donate_argnames="state")
-def advance(loss: Loss, method: Method, problem: Any, state: SolverState, steps: Count) -> tuple[SolverState, Trace]:
-    """Run `steps` steps (at most `CHUNK`) on the device.
+def advance(
+    loss: Loss, method: Method, problems: Problems, state: SolverState, steps: Int[Array, "lanes"]
+) -> tuple[SolverState, Trace]:
+    """Run `steps` steps (at most `CHUNK`) on the device, each lane its own number: 0 leaves it as it is.
 
     Returns:
-        The state after them, and their trace, `CHUNK` long: entries from `steps` on are zeros.
+        The state after them, and their trace: rows of `CHUNK` entries a lane, zeros from its `steps` on.
     """
-    function = partial(loss.losses, problem)
+
+    def lane(stacked: list[Array], state: SolverState, steps: Count) -> tuple[SolverState, Trace]:
+        return _advance(partial(loss.losses, problems.lane(stacked)), method, state, steps)
+
+    return _side_by_side(lane, problems.stacked, state, steps)
+
+
+def _side_by_side(lane: Callable[..., Any], stacked: list[Array], first: Any, *others: Any) -> Any:
+    """`lane` for every lane; a single one as it is, for `vmap` computes both sides of a line search's conditions."""
+    if len(jax.tree.leaves(first)[0]) > 1:
+        return jax.vmap(lane)(stacked, first, *others)
+    alone = jax.tree.map(lambda leaf: leaf[0], (stacked, first, *others))
+    return jax.tree.map(lambda leaf: leaf[None], lane(*alone))
+
+
+def _advance(function: LossFunction, method: Method, state: SolverState, steps: Count) -> tuple[SolverState, Trace]:
+    """The chunk of one lane."""
     first = (state.best_total, state.best_losses, state.evaluations)
     blank = jax.tree.map(lambda leaf: jnp.zeros(CHUNK, leaf.dtype), first)
 

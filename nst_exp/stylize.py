@@ -1,4 +1,4 @@
-"""One picture, coarse to fine: arrays in, arrays out.
+"""Pictures, coarse to fine, as lanes of one batch: arrays in, arrays out.
 
 Coarse to fine: the painting's large strokes are laid at a small size, where a layer's receptive field spans
 more of the picture, and each finer scale starts from the coarser one's result, resized. The idea is Gatys et
@@ -9,17 +9,19 @@ scales is common practice.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from nst_exp.errors import InputError
-from nst_exp.objective import LossWeights, Objective, Problem, Targets
-from nst_exp.solver import CHUNK, Method, SolverState, Trace, advance, begin
-from nst_exp.types import AnyImage, Image, NetworkParams, StyleImage
+from nst_exp.objective import Anchor, LossWeights, Objective, Problem, Targets
+from nst_exp.solver import CHUNK, Method, Problems, SolverState, Trace, advance, begin
+from nst_exp.types import AnyImage, FeatureMaps, GramMatrices, Image, NetworkParams, StyleImage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +47,11 @@ class Schedule:
         sizes: (height, width) in px of each scale, coarse to fine; the last is the picture's.
         steps: of all scales together, shared out evenly, what is left over to the finest.
         init: `content`, `noise` (uniform in [0, 1]) or `style` (the painting stretched over the picture).
-        seed: of the noise.
     """
 
     sizes: tuple[tuple[int, int], ...]
     steps: int
     init: str
-    seed: int
     stop: Stop = Stop()
 
     def steps_at(self, scale: int) -> int:
@@ -61,9 +61,30 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """What a chunk brought: the place in the schedule, its losses step by step, and the best picture so far."""
+class Lane:
+    """One picture of a batch.
 
+    Attributes:
+        content_image: at the finest size of the schedule, the same for all lanes.
+        style_image: any size; resized along with the scales.
+        init_image: any size; None for the schedule's `init`.
+        seed: of the noise.
+        anchor: of a frame of a clip, at the finest size, which must then be the only one.
+    """
+
+    weights: LossWeights
+    content_image: Image
+    style_image: StyleImage
+    init_image: AnyImage | None = None
+    seed: int = 0
+    anchor: Anchor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """What a chunk brought a lane: its place in the schedule, its losses step by step, its best picture so far."""
+
+    lane: int
     scale: int
     steps_done: int
     trace: Trace
@@ -100,84 +121,140 @@ def coarse_to_fine(height: int, width: int, coarsest_size: int, smallest_side: i
     return tuple(sizes)
 
 
-def initial_image(schedule: Schedule, content_image: Image, style_image: StyleImage) -> AnyImage:
-    """What a solve sets out from, at the coarsest size of `schedule`."""
+def initial_image(schedule: Schedule, lane: Lane) -> AnyImage:
+    """What a lane sets out from, at the coarsest size of `schedule`."""
     size = schedule.sizes[0]
+    if lane.init_image is not None:
+        return _resize(lane.init_image, size)
     if schedule.init == "noise":
-        return jax.random.uniform(jax.random.key(schedule.seed), (1, *size, 3), jnp.float32)
-    return _resize(content_image if schedule.init == "content" else style_image, size)
+        return jax.random.uniform(jax.random.key(lane.seed), (1, *size, 3), jnp.float32)
+    return _resize(lane.content_image if schedule.init == "content" else lane.style_image, size)
 
 
 def stylize(
     objective: Objective,
     method: Method,
     params: NetworkParams,
-    weights: LossWeights,
-    content_image: Image,
-    style_image: StyleImage,
+    lanes: Sequence[Lane],
     schedule: Schedule,
     on_chunk: Callable[[Progress], None] = lambda progress: None,
-) -> Solution:
-    """Paint `content_image` in the style of `style_image`.
+) -> list[Solution | InputError]:
+    """Paint each lane's content image in the style of its style image, all at once.
+
+    Images that are the same object in several lanes are held, and their features computed, once. A lane that
+    has stopped waits, untouched, until all have finished a scale.
 
     Args:
-        content_image: at the finest size of `schedule`.
-        style_image: any size; resized along with the scales.
-        on_chunk: called between chunks of steps, with what the chunk brought.
+        on_chunk: called between chunks of steps, with what the chunk brought each lane that moved.
 
-    Raises:
-        InputError: if the loss of the initial picture is not finite.
+    Returns:
+        Each lane's solution, or why it has none: the loss of its initial picture is not finite.
     """
-    pastiche = initial_image(schedule, content_image, style_image)
-    steps = evaluations = restarts = 0
+    pastiches = [initial_image(schedule, lane) for lane in lanes]
+    tallies = [_Tally() for _ in lanes]
     for scale, size in enumerate(schedule.sizes):
-        content, style = _at_scale(content_image, style_image, size)
-        problem = Problem(params, _targets(objective, params, content, style), weights)
-        state = _begin(objective, method, problem, _resize(pastiche, size))
-        for after, trace in _chunks(objective, method, problem, state, schedule, scale):
-            state = after
-            steps += len(trace.totals)
-            shifted = dataclasses.replace(trace, evaluations=trace.evaluations + evaluations)
-            on_chunk(Progress(scale, steps, shifted, state.best_image))
-        pastiche = state.best_image
-        evaluations += int(state.evaluations)
-        restarts += int(state.restarts)
-    losses = {name: float(loss) for name, loss in state.best_losses.items()}
-    return Solution(pastiche, float(state.best_total), losses, steps, evaluations, restarts)
+        problems = Problems.of(_problems(objective, params, lanes, size))
+        state = begin(objective, method, problems, jnp.stack([_resize(pastiche, size) for pastiche in pastiches]))
+        for index, total in enumerate(np.asarray(state.best_total)):
+            tallies[index].begin_scale(float(total), schedule.steps_at(scale))
+        while any(tally.goes_on(schedule.stop) for tally in tallies):
+            steps = np.array([tally.next_steps(schedule.stop) for tally in tallies], np.int32)
+            state, traces = advance(objective, method, problems, state, jnp.asarray(steps))
+            for index, trace in _moved(traces, steps):
+                shifted = tallies[index].add(trace)
+                on_chunk(Progress(index, scale, tallies[index].steps, shifted, state.best_image[index]))
+        pastiches = list(state.best_image)
+        for index, tally in enumerate(tallies):
+            tally.end_scale(int(state.evaluations[index]), int(state.restarts[index]))
+    return [_outcome(index, tally, state) for index, tally in enumerate(tallies)]
 
 
-def _chunks(
-    objective: Objective, method: Method, problem: Problem, state: SolverState, schedule: Schedule, scale: int
-) -> Iterator[tuple[SolverState, Trace]]:
-    """The chunks of one scale: the state after each, and its trace on the host, cut to the steps done."""
-    left = schedule.steps_at(scale)
-    best_totals = [float(state.best_total)]
-    while left > 0 and not schedule.stop.reached(best_totals):
-        steps = min(CHUNK, left)
-        state, trace = advance(objective, method, problem, state, jnp.int32(steps))
-        trace = jax.tree.map(lambda row, steps=steps: np.asarray(row)[:steps], trace)
-        best_totals += [float(best) for best in np.fmin.accumulate([best_totals[-1], *trace.totals])[1:]]
-        left -= steps
-        yield state, trace
+@dataclasses.dataclass
+class _Tally:
+    """What a lane has spent; over all scales but for `best_totals` and `left`, which are the current scale's.
+
+    Attributes:
+        refused: the first loss of a scale that was not finite: nothing is done from there.
+    """
+
+    steps: int = 0
+    evaluations: int = 0
+    restarts: int = 0
+    best_totals: list[float] = dataclasses.field(default_factory=list)
+    left: int = 0
+    refused: float | None = None
+
+    def begin_scale(self, total: float, steps: int) -> None:
+        """`steps` may be done at the scale, from an initial picture of this loss."""
+        self.best_totals = [total]
+        self.left = steps
+        if self.refused is None and not math.isfinite(total):
+            self.refused = total
+
+    def goes_on(self, stop: Stop) -> bool:
+        """Whether there is more to do at this scale."""
+        return self.left > 0 and self.refused is None and not stop.reached(self.best_totals)
+
+    def next_steps(self, stop: Stop) -> int:
+        """Steps of the next chunk."""
+        return min(CHUNK, self.left) if self.goes_on(stop) else 0
+
+    def add(self, trace: Trace) -> Trace:
+        """Count what a chunk did; its trace again, with the evaluations of all scales."""
+        count = len(trace.totals)
+        self.steps += count
+        self.left -= count
+        self.best_totals += [float(best) for best in np.fmin.accumulate([self.best_totals[-1], *trace.totals])[1:]]
+        return dataclasses.replace(trace, evaluations=trace.evaluations + self.evaluations)
+
+    def end_scale(self, evaluations: int, restarts: int) -> None:
+        self.evaluations += evaluations
+        self.restarts += restarts
 
 
-def _begin(objective: Objective, method: Method, problem: Problem, image: Image) -> SolverState:
-    state = begin(objective, method, problem, image)
-    if not jnp.isfinite(state.best_total):
-        raise InputError(f"the loss of the initial picture is {state.best_total}: weights are too large for float32")
-    return state
+def _moved(traces: Trace, steps: npt.NDArray[np.int32]) -> Iterator[tuple[int, Trace]]:
+    """Index and trace, on the host and cut to the steps done, of each lane that did some."""
+    rows = jax.device_get(traces)
+    for index in np.flatnonzero(steps):
+        yield int(index), jax.tree.map(lambda row, index=index: row[index, : steps[index]], rows)
+
+
+def _outcome(index: int, tally: _Tally, state: SolverState) -> Solution | InputError:
+    if tally.refused is not None:
+        return InputError(f"the loss of the initial picture is {tally.refused}: weights are too large for float32")
+    total = float(state.best_total[index])
+    losses = {name: float(loss[index]) for name, loss in state.best_losses.items()}
+    return Solution(state.best_image[index], total, losses, tally.steps, tally.evaluations, tally.restarts)
+
+
+def _problems(
+    objective: Objective, params: NetworkParams, lanes: Sequence[Lane], size: tuple[int, int]
+) -> list[Problem]:
+    """Each lane's problem at a scale; what is looked at twice is computed once, and the same object."""
+    factor = size[0] / lanes[0].content_image.shape[1]
+    contents = {id(lane.content_image): lane.content_image for lane in lanes}
+    styles = {id(lane.style_image): lane.style_image for lane in lanes}
+    maps = {key: _content_targets(objective, params, _resize(image, size)) for key, image in contents.items()}
+    grams = {key: _style_targets(objective, params, _shrunk(image, factor)) for key, image in styles.items()}
+    return [
+        Problem(params, Targets(maps[id(lane.content_image)], grams[id(lane.style_image)]), lane.weights, lane.anchor)
+        for lane in lanes
+    ]
 
 
 @partial(jax.jit, static_argnames="objective")
-def _targets(objective: Objective, params: NetworkParams, content_image: Image, style_image: StyleImage) -> Targets:
-    return objective.targets(params, content_image, style_image)
+def _content_targets(objective: Objective, params: NetworkParams, image: AnyImage) -> FeatureMaps:
+    return objective.content_targets(params, image)
 
 
-def _at_scale(content_image: Image, style_image: StyleImage, size: tuple[int, int]) -> tuple[AnyImage, AnyImage]:
-    """Both images shrunk by the factor that brings the content image to `size`."""
-    factor = size[0] / content_image.shape[1]
-    _, height, width, _ = style_image.shape
-    return _resize(content_image, size), _resize(style_image, (round(height * factor), round(width * factor)))
+@partial(jax.jit, static_argnames="objective")
+def _style_targets(objective: Objective, params: NetworkParams, image: AnyImage) -> GramMatrices:
+    return objective.style_targets(params, image)
+
+
+def _shrunk(image: StyleImage, factor: float) -> AnyImage:
+    _, height, width, _ = image.shape
+    return _resize(image, (round(height * factor), round(width * factor)))
 
 
 def _resize(image: AnyImage, size: tuple[int, int]) -> AnyImage:

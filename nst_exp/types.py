@@ -14,6 +14,7 @@ Scalar = Float[Array, ""]
 Count = Int[Array, ""]
 Losses = dict[str, Scalar]  # by term
 Image = Float[Array, "1 height width 3"]
+Images = Float[Array, "lanes 1 height width 3"]
 StyleImage = Float[Array, "1 style_height style_width 3"]  # may differ from the content image in size
 AnyImage = Float[Array, "1 _ _ 3"]  # of a size of its own, such as one scale's
 FeatureMap = Float[Array, "1 rows columns channels"]

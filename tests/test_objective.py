@@ -10,7 +10,7 @@ import pytest
 
 from nst_exp.networks import get_network
 from nst_exp.networks.convolution import convolution
-from nst_exp.objective import LossWeights, Objective, Problem, loss_weights
+from nst_exp.objective import LossWeights, Objective, Problem, Targets, loss_weights
 from nst_exp.types import NetworkParams
 from nst_exp.weights import ParamsSource, load_params
 
@@ -27,8 +27,12 @@ def make(loss: str, tmp_path: Path, **changes: float) -> tuple[Objective, Proble
     objective = Objective(network, CONTENT_LAYERS, tuple(STYLE_LAYERS), loss)
     loaded = load_params(ParamsSource("random"), network, network.truncated(objective.layers), tmp_path)
     params = jax.device_put(loaded.params)
-    targets = objective.targets(params, picture(24, 20, 0), picture(18, 30, 1))
+    targets = targets_of(objective, params, picture(24, 20, 0), picture(18, 30, 1))
     return objective, Problem(params, targets, weights(loss, **changes))
+
+
+def targets_of(objective: Objective, params: NetworkParams, content: jax.Array, style: jax.Array) -> Targets:
+    return Targets(objective.content_targets(params, content), objective.style_targets(params, style))
 
 
 def weights(loss: str, **changes: float) -> LossWeights:
@@ -75,7 +79,7 @@ def test_total_and_terms_against_numpy(loss: str, tmp_path: Path) -> None:
 def test_losses_vanish_at_their_targets(tmp_path: Path) -> None:
     objective, problem = make("relative", tmp_path)
     content, style = picture(24, 20, 0), picture(24, 20, 1)
-    problem = problem.replace(targets=objective.targets(problem.params, content, style))
+    problem = problem.replace(targets=targets_of(objective, problem.params, content, style))
     assert objective.losses(problem, content)[1]["content"] < 1e-10
     assert objective.losses(problem, style)[1]["style.block3_conv2"] < 1e-10
 
@@ -92,7 +96,7 @@ def test_relative_loss_does_not_know_the_scale_of_features(tmp_path: Path) -> No
 
     totals = []
     for params in (scaled(1.0), scaled(10.0)):
-        targets = objective.targets(params, picture(24, 20, 0), picture(18, 30, 1))
+        targets = targets_of(objective, params, picture(24, 20, 0), picture(18, 30, 1))
         totals.append(objective.losses(Problem(params, targets, problem.weights), picture(24, 20, 2))[0])
     np.testing.assert_allclose(totals[0], totals[1], rtol=1e-4)
 

@@ -12,8 +12,8 @@ import pytest
 from scipy.optimize import minimize
 
 from nst_exp.networks import get_network
-from nst_exp.objective import Objective, Problem, loss_weights
-from nst_exp.solver import CHUNK, Adam, Lbfgs, Loss, Method, OptaxLbfgs, SolverState, Trace, advance, begin
+from nst_exp.objective import Objective, Problem, Targets, loss_weights
+from nst_exp.solver import CHUNK, Adam, Lbfgs, Loss, Method, OptaxLbfgs, Problems, SolverState, Trace, advance, begin
 from nst_exp.weights import ParamsSource, load_params
 
 METHODS = {
@@ -45,14 +45,15 @@ def bowl(image: jax.Array) -> jax.Array:
 def run(
     objective: Loss, method: Method, problem: Problem | None, image: jax.Array, steps: int
 ) -> tuple[SolverState, Trace]:
-    """Steps in chunks; the traces joined."""
-    state, traces = begin(objective, method, problem, image), []
+    """Steps of a single lane in chunks; the traces joined."""
+    problems = Problems.of([problem])
+    state, traces = begin(objective, method, problems, image[None]), []
     while steps > 0:
         count = min(CHUNK, steps)
-        state, trace = advance(objective, method, problem, state, jnp.int32(count))
-        traces.append(jax.tree.map(lambda row, count=count: row[:count], trace))
+        state, trace = advance(objective, method, problems, state, jnp.array([count]))
+        traces.append(jax.tree.map(lambda row, count=count: row[0, :count], trace))
         steps -= count
-    return state, jax.tree.map(lambda *rows: np.concatenate(rows), *traces)
+    return jax.tree.map(lambda leaf: leaf[0], state), jax.tree.map(lambda *rows: np.concatenate(rows), *traces)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -144,7 +145,8 @@ def test_weights_are_traced(tmp_path: Path) -> None:
             range_weight=0.0,
             normalise=True,
         )
-        problem = Problem(params, objective.targets(params, image, image[:, ::-1]), weights)
+        targets = Targets(objective.content_targets(params, image), objective.style_targets(params, image[:, ::-1]))
+        problem = Problem(params, targets, weights)
         run(objective, METHODS["lbfgs"], problem, image, steps)
 
     before = advance._cache_size()
@@ -154,3 +156,51 @@ def test_weights_are_traced(tmp_path: Path) -> None:
     assert advance._cache_size() == before + 1
     solve({"block1_conv2": 1.0}, 1.0, 3)
     assert advance._cache_size() == before + 2
+
+
+def test_lanes_do_not_disturb_each_other() -> None:
+    """Three bowls: one diverges and restarts, one stands still from the second chunk on, one is left alone."""
+    method = dataclasses.replace(METHODS["lbfgs"], first_step=0.5)
+    start = jnp.full(SHAPE, 0.5)
+    scales = [jnp.float32(scale) for scale in (1.0, 1e38, 2.0)]  # the second one's steps soon leave float32
+    problems = Problems.of(scales)
+    state = begin(ScaledBowl(), method, problems, jnp.stack([start] * 3))
+    rows = []
+    for steps in ([10, 10, 10], [10, 10, 0], [7, 10, 0]):
+        state, trace = advance(ScaledBowl(), method, problems, state, jnp.array(steps))
+        rows.append(trace)
+    for lane, counts in enumerate([(10, 10, 7), (10, 10, 10), (10,)]):
+        alone, trace = run_scaled(scales[lane], method, start, counts)
+        together = np.concatenate([row.totals[lane][:count] for row, count in zip(rows, counts, strict=False)])
+        np.testing.assert_allclose(together / trace[0], trace / trace[0], rtol=1e-3, atol=1e-6)
+        assert state.evaluations[lane] == alone.evaluations[0]
+        assert state.restarts[lane] == alone.restarts[0]
+        np.testing.assert_allclose(state.best_image[lane], alone.best_image[0], atol=1e-4)
+    assert state.restarts[1] > 0
+
+
+def run_scaled(
+    scale: jax.Array, method: Method, image: jax.Array, counts: tuple[int, ...]
+) -> tuple[SolverState, np.ndarray]:
+    problems = Problems.of([scale])
+    state, totals = begin(ScaledBowl(), method, problems, image[None]), []
+    for count in counts:
+        state, trace = advance(ScaledBowl(), method, problems, state, jnp.array([count]))
+        totals.append(trace.totals[0, :count])
+    return state, np.concatenate(totals)
+
+
+class ScaledBowl(NamedTuple):
+    """The bowl times the problem."""
+
+    def losses(self, problem: jax.Array, image: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+        total = problem * bowl(image)
+        return total, {"content": total}
+
+
+def test_what_lanes_have_in_common_is_held_once() -> None:
+    common, own = jnp.zeros(3), [jnp.float32(1), jnp.float32(2)]
+    problems = Problems.of([{"common": common, "own": number} for number in own])
+    assert problems.shared == [common]
+    assert [leaf.shape for leaf in problems.stacked] == [(2,)]
+    assert problems.lane([own[1]]) == {"common": common, "own": own[1]}

@@ -1,5 +1,7 @@
 """Schedules, and the driver around the solver."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -8,9 +10,9 @@ import pytest
 
 from nst_exp.errors import InputError
 from nst_exp.networks import get_network
-from nst_exp.objective import Objective, loss_weights
-from nst_exp.solver import Lbfgs
-from nst_exp.stylize import Progress, Schedule, Solution, Stop, coarse_to_fine, stylize
+from nst_exp.objective import LossWeights, Objective, loss_weights
+from nst_exp.solver import Lbfgs, advance
+from nst_exp.stylize import Lane, Progress, Schedule, Solution, Stop, coarse_to_fine, stylize
 from nst_exp.weights import ParamsSource, load_params
 
 
@@ -21,7 +23,7 @@ def test_scales_are_steps_of_square_root_two() -> None:
 
 
 def test_steps_are_shared_out_evenly() -> None:
-    schedule = Schedule(((8, 8), (12, 12), (16, 16)), 11, "content", 0)
+    schedule = Schedule(((8, 8), (12, 12), (16, 16)), 11, "content")
     assert [schedule.steps_at(scale) for scale in range(3)] == [3, 3, 5]
 
 
@@ -34,14 +36,8 @@ def test_stop_looks_at_relative_improvement() -> None:
     assert not Stop(improvement=0.0, window=2).reached([1.0, 1.0, 1.0, 1.0])
 
 
-def picture(height: int, width: int, seed: int) -> jax.Array:
-    return jax.random.uniform(jax.random.key(seed), (1, height, width, 3))
-
-
-def solve(tmp_path: Path, schedule: Schedule, seen: list[Progress], content_weight: float = 1.0) -> Solution:
-    network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
-    objective = Objective(network, ("block2_conv1",), ("block1_conv1", "block2_conv2"), "relative")
-    weights = loss_weights(
+def weights(content_weight: float = 1.0) -> LossWeights:
+    return loss_weights(
         content_weight=content_weight,
         style_weight=0.1,
         style_scale=300.0,
@@ -50,23 +46,32 @@ def solve(tmp_path: Path, schedule: Schedule, seen: list[Progress], content_weig
         range_weight=1000.0,
         normalise=True,
     )
+
+
+def solve_lanes(
+    tmp_path: Path, schedule: Schedule, seen: list[Progress], lanes: Sequence[Lane]
+) -> list[Solution | InputError]:
+    network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
+    objective = Objective(network, ("block2_conv1",), ("block1_conv1", "block2_conv2"), "relative")
     params = jax.device_put(load_params(ParamsSource("random"), network, network.layers, tmp_path).params)
-    return stylize(
-        objective,
-        Lbfgs(10, "none", 0.02),
-        params,
-        weights,
-        picture(24, 32, 0),
-        picture(20, 28, 1),
-        schedule,
-        seen.append,
-    )
+    return stylize(objective, Lbfgs(10, "none", 0.02), params, lanes, schedule, seen.append)
+
+
+CONTENT, STYLE = (
+    jax.random.uniform(jax.random.key(seed), shape) for seed, shape in enumerate([(1, 24, 32, 3), (1, 20, 28, 3)])
+)
+
+
+def solve(tmp_path: Path, schedule: Schedule, seen: list[Progress], seed: int = 0) -> Solution:
+    (solution,) = solve_lanes(tmp_path, schedule, seen, [Lane(weights(), CONTENT, STYLE, seed=seed)])
+    assert isinstance(solution, Solution)
+    return solution
 
 
 @pytest.mark.parametrize("init", ["content", "noise", "style"])
 def test_two_scales(init: str, tmp_path: Path) -> None:
     seen: list[Progress] = []
-    solution = solve(tmp_path, Schedule(((17, 23), (24, 32)), 25, init, 0), seen)
+    solution = solve(tmp_path, Schedule(((17, 23), (24, 32)), 25, init), seen)
     assert solution.pastiche.shape == (1, 24, 32, 3)
     assert [chunk.scale for chunk in seen] == [0, 0, 1, 1]
     assert [chunk.steps_done for chunk in seen] == [10, 12, 22, 25]
@@ -80,16 +85,54 @@ def test_two_scales(init: str, tmp_path: Path) -> None:
 
 def test_it_stops_when_nothing_is_gained(tmp_path: Path) -> None:
     seen: list[Progress] = []
-    schedule = Schedule(((24, 32),), 200, "content", 0, Stop(improvement=0.5, window=5))
+    schedule = Schedule(((24, 32),), 200, "content", Stop(improvement=0.5, window=5))
     assert solve(tmp_path, schedule, seen).steps < 100
 
 
 def test_noise_depends_on_the_seed_alone(tmp_path: Path) -> None:
-    first, again, other = (solve(tmp_path, Schedule(((24, 32),), 2, "noise", seed), []).pastiche for seed in (0, 0, 1))
+    schedule = Schedule(((24, 32),), 2, "noise")
+    first, again, other = (solve(tmp_path, schedule, [], seed).pastiche for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
+def test_lanes_agree_with_one_at_a_time(tmp_path: Path) -> None:
+    """Other weights, pictures of other sizes, seeds and inits; two stop early, one has no finite loss."""
+    schedule = Schedule(((17, 23), (24, 32)), 40, "noise", Stop(improvement=0.1, window=5))
+    lanes = [
+        Lane(weights(1.0), CONTENT, STYLE),
+        Lane(weights(float("inf")), CONTENT, STYLE),
+        Lane(weights(50.0), CONTENT, STYLE, init_image=CONTENT),
+        Lane(weights(4.0), CONTENT[:, ::-1], STYLE[:, 3:], seed=3),
+    ]
+    seen: list[Progress] = []
+    before = advance._cache_size()
+    together = solve_lanes(tmp_path, schedule, seen, lanes)
+    assert advance._cache_size() == before + 2  # one for each scale
+    assert isinstance(together[1], InputError)
+    for index in (0, 2, 3):
+        chunks: list[Progress] = []
+        (alone,) = solve_lanes(tmp_path, schedule, chunks, [lanes[index]])
+        own = [chunk for chunk in seen if chunk.lane == index]
+        solution = together[index]
+        assert isinstance(alone, Solution)
+        assert isinstance(solution, Solution)
+        assert (solution.steps, solution.evaluations, solution.restarts) == (
+            alone.steps,
+            alone.evaluations,
+            alone.restarts,
+        )
+        assert [chunk.steps_done for chunk in own] == [chunk.steps_done for chunk in chunks]
+        for ours, theirs in zip(own, chunks, strict=True):
+            np.testing.assert_array_equal(ours.trace.evaluations, theirs.trace.evaluations)
+            np.testing.assert_allclose(ours.trace.totals, theirs.trace.totals, rtol=1e-3)
+        np.testing.assert_allclose(solution.total_loss, alone.total_loss, rtol=1e-3)
+        np.testing.assert_allclose(solution.pastiche, alone.pastiche, atol=1e-3)
+    assert [solution.steps for solution in together if isinstance(solution, Solution)] == [30, 40, 30]
+
+
 def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"initial picture is (inf|nan)"):
-        solve(tmp_path, Schedule(((24, 32),), 2, "noise", 0), [], content_weight=float("inf"))
+    lane = Lane(weights(float("inf")), CONTENT, STYLE)
+    (error,) = solve_lanes(tmp_path, Schedule(((24, 32),), 2, "noise"), [], [lane])
+    assert isinstance(error, InputError)
+    assert re.search(r"initial picture is (inf|nan)", str(error))

@@ -6,18 +6,15 @@ files, so that a clip that was interrupted goes on to the very same result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
 
-from nst_exp.flow import Flows, hidden, motion_edges, warp
+from nst_exp.flow import Flow, Levels, Mask, Pixels, hidden, motion_edges, warp
 
-Levels = UInt8[np.ndarray, "height width 3"]
-Pixels = Float32[np.ndarray, "height width 3"]
-Mask = Bool[np.ndarray, "height width"]
+FlowBetween = Callable[[tuple[int, Levels], tuple[int, Levels]], Flow]  # frames as (index, levels)
 
 _FEATHER = 2.0  # px: standard deviation of the seam between what is carried along and what is new
 _SHARE_OF_NEIGHBOUR = 0.5  # Ruder et al. 2016, section 4.4: delta, in passes after the first
@@ -53,12 +50,15 @@ class Link:
     mask: Mask
 
 
-def link(flows: Flows, frame_index: int, content: Levels, past: Sequence[Past], reach: Sequence[int]) -> Link:
+def link(
+    flow_between: FlowBetween, frame_index: int, content: Levels, past: Sequence[Past], reach: Sequence[int]
+) -> Link:
     """The link of a frame to the frames at the distances `reach` before it.
 
     Each pixel is held to the nearest frame that shows it. What none of them shows sets out from the content image.
 
     Args:
+        flow_between: the source's optical flow from one frame to another.
         past: the nearest frame first.
         reach: in frames painted, 1 or more each; distances beyond the clip's beginning are left out.
 
@@ -68,8 +68,8 @@ def link(flows: Flows, frame_index: int, content: Levels, past: Sequence[Past], 
     anchor, carried = content.astype(np.float32) / 255, np.zeros(content.shape[:2], bool)
     held = carried.copy()
     for earlier in (past[back - 1] for back in sorted(reach) if back <= len(past)):
-        backward = flows.between((frame_index, content), (earlier.frame_index, earlier.content))
-        forward = flows.between((earlier.frame_index, earlier.content), (frame_index, content))
+        now, then = (frame_index, content), (earlier.frame_index, earlier.content)
+        backward, forward = flow_between(now, then), flow_between(then, now)
         shown = ~hidden(backward, forward)
         trusted = shown & ~motion_edges(backward)
         warped = warp(earlier.pastiche.astype(np.float32) / 255, backward)

@@ -19,7 +19,8 @@ from nst_exp import record
 from nst_exp.clip import Link, Past, blended, link
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
-from nst_exp.flow import Flows, hidden, motion_edges, still
+from nst_exp.flow import hidden, motion_edges, still
+from nst_exp.flow_cache import Flows
 from nst_exp.frames import Frames
 from nst_exp.judgement import Pair, measure
 from nst_exp.ledger import Ledger
@@ -216,7 +217,7 @@ def _following_lane(
     if config.video.mode == "warm_start":
         return replace(lane, init_image=jnp.asarray(from_uint8(past[0].pastiche)))
     reach = config.video.reach if own is None else [1]
-    found = link(flows, index, content, past, reach)
+    found = link(flows.between, index, content, past, reach)
     return _held(lane, found if own is None else blended(found, own))
 
 

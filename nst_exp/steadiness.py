@@ -9,13 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Float32
 
-from nst_exp.flow import warp
-
-Levels = UInt8[np.ndarray, "height width 3"]
-Flow = Float32[np.ndarray, "height width 2"]
-Mask = Bool[np.ndarray, "height width"]
+from nst_exp.flow import Flow, Levels, Mask, warp
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 

@@ -248,7 +248,8 @@ def _decoded(clip: Clip, on_corrupt: str, subject: str) -> Generator[Frame]:
             missing = (stream.duration + (stream.start_time or 0) - end) * clip.time_base * clip.rate
             if missing > _MISSING:
                 _corrupt(
-                    f"{subject} ends after {index} frames, {missing:.0f} before its end: it was cut short", on_corrupt
+                    f"{subject} ends after {index} frames, {float(missing):.0f} before its end: it was cut short",
+                    on_corrupt,
                 )
 
 
@@ -287,22 +288,26 @@ def write_clip(
     time_base: Fraction,
     rate: Fraction,
     sound_of: Clip | None = None,
+    sound_to_end: bool = True,
 ) -> None:
     """Write a clip, all or nothing; with the sound of another one, its packets copied as they are.
 
     Args:
         frames: time stamps in units of `time_base`, rising, and levels of one size.
         rate: frames a second, for players that ask.
-        sound_of: whose audio between the first and the last frame goes along; None for silence.
+        sound_of: whose audio goes along, from the first frame on; None for silence.
+        sound_to_end: whether all the rest of it goes along, or only what is heard until the last frame.
 
     Raises:
         InputError: if the file cannot be written.
     """
     os.environ.setdefault("SVT_LOG", "1")  # AV1's encoder says more than errors otherwise
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    write = _write_video if codec.encoder else _write_animation
     try:
-        write(temporary, frames, codec, time_base, rate, sound_of)
+        if not codec.encoder:
+            _write_animation(temporary, frames, codec, time_base, rate)
+        else:
+            _write_video(temporary, frames, codec, time_base, rate, sound_of, sound_to_end=sound_to_end)
         os.replace(temporary, path)
     except (OSError, av.error.FFmpegError) as error:
         raise InputError(f"{str(path)!r} cannot be written: {getattr(error, 'strerror', None) or error}") from error
@@ -328,12 +333,7 @@ _FORMATS = {".mp4": "mp4", ".webm": "webm", ".mkv": "matroska"}
 
 
 def _write_animation(
-    path: Path,
-    frames: Iterable[tuple[int, Levels]],
-    codec: Codec,
-    time_base: Fraction,
-    rate: Fraction,
-    sound_of: Clip | None,
+    path: Path, frames: Iterable[tuple[int, Levels]], codec: Codec, time_base: Fraction, rate: Fraction
 ) -> None:
     stamps, pictures = zip(*frames, strict=True)
     shown = [round((after - before) * time_base * 1000) for before, after in itertools.pairwise(stamps)]
@@ -351,6 +351,8 @@ def _write_video(
     time_base: Fraction,
     rate: Fraction,
     sound_of: Clip | None,
+    *,
+    sound_to_end: bool,
 ) -> None:
     suffix = codec.suffix if sound_of is None else suffix_with_sound(codec, sound_of)
     with contextlib.ExitStack() as stack:
@@ -366,6 +368,8 @@ def _write_video(
             if sound:
                 sound.copy_until(pts * time_base)
         output.mux(video.encode(None))
+        if sound and sound_to_end:
+            sound.copy_until(None)
 
 
 def _configure(video: Any, levels: Levels, codec: Codec, time_base: Fraction) -> None:
@@ -394,7 +398,9 @@ class _Sound:
         self._copies = {stream.index: output.add_stream_from_template(stream) for stream in streams}
         self._packets = self._source.demux(streams)
         self._next: Any = None
-        self._first: Fraction | None = None
+        picture = self._source.streams.video[0]
+        self._begin = (picture.start_time or 0) * (picture.time_base or 1)
+        self._from: Fraction | None = None
 
     def __enter__(self) -> _Sound:
         return self
@@ -402,13 +408,14 @@ class _Sound:
     def __exit__(self, *_: object) -> None:
         self._source.close()
 
-    def copy_until(self, time: Fraction) -> None:
-        """Copy what is heard before `time`, in s, but not what is heard before the first such call."""
-        if self._first is None:
-            self._first = time
-        while (packet := self._peek()) is not None and packet.pts * packet.time_base <= time:
+    def copy_until(self, time: Fraction | None) -> None:
+        """Copy what begins before `time`, in s, or all that is left; the first call says where the pictures begin."""
+        if self._from is None:
+            whole = time is None or time <= self._begin  # with what encoders put before the first picture
+            self._from = Fraction(-(10**9)) if whole else time
+        while (packet := self._peek()) is not None and (time is None or packet.pts * packet.time_base <= time):
             self._next = None
-            if (packet.pts + (packet.duration or 0)) * packet.time_base > self._first:
+            if (packet.pts + (packet.duration or 0)) * packet.time_base > self._from:
                 packet.stream = self._copies[packet.stream_index]
                 self._output.mux(packet)
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from nst_exp import record
 from nst_exp.clip import Link, Past, blended, link
-from nst_exp.config import RunConfig
+from nst_exp.config import RunConfig, SolverConfig
 from nst_exp.errors import InputError
 from nst_exp.flow import hidden, motion_edges, still
 from nst_exp.flow_cache import Flows
@@ -180,11 +180,11 @@ def _solved(
 ) -> Solution:
     config = inputs.plan.config
     lane = Lane(inputs.weights, jnp.asarray(from_uint8(content)), inputs.style_image, seed=config.seed)
-    schedule = schedule_of(inputs)
+    schedule, solver = schedule_of(inputs), config.solver
     if own is not None or (past and config.video.mode != "independent"):
-        schedule = _following(config, schedule, content.shape[:2])
+        schedule, solver = _following(config, schedule, content.shape[:2]), _following_solver(config)
         lane = _following_lane(lane, _flows(inputs, source), config, index, content, past, own)
-    method = solver_method(config.solver)
+    method = solver_method(solver)
     (solution,) = stylize(inputs.plan.objective, method, inputs.params, [lane], schedule)
     if isinstance(solution, InputError):
         raise solution
@@ -199,6 +199,12 @@ def _following(config: RunConfig, first: Schedule, size: tuple[int, ...]) -> Sch
     assert video.window is not None
     stop = Stop(video.improvement, video.window)
     return replace(first, sizes=((size[0], size[1]),), steps=video.steps, stop=stop)
+
+
+def _following_solver(config: RunConfig) -> SolverConfig:
+    """Of a solver whose first step has a length, that of a frame that sets out from near its end."""
+    first_step = None if config.solver.first_step is None else config.video.first_step
+    return replace(config.solver, first_step=first_step)
 
 
 def _following_lane(

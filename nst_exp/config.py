@@ -107,6 +107,7 @@ class VideoConfig:
     steps: int | None
     improvement: float | None
     window: int | None
+    first_step: float | None
     reach: Any
     passes: int
     start: int
@@ -144,12 +145,13 @@ class VideoConfig:
         _check_choice("video.codec", self.codec, ("h264", "h265", "vp9", "av1", "ffv1", "gif", "webp"))
 
     def _check_following(self) -> None:
-        for name, least in (("steps", 1), ("window", 1)):
-            value = getattr(self, name)
-            if value is None:
+        for name in ("steps", "improvement", "window", "first_step"):
+            if getattr(self, name) is None:
                 raise InputError(f"video.{name}=null: video={self.mode} needs a number")
-            _check_at_least(f"video.{name}", value, least)
+        _check_at_least("video.steps", self.steps, 1)
+        _check_at_least("video.window", self.window, 1)
         _check_weight("video.improvement", self.improvement)
+        _check_positive("video.first_step", self.first_step)
 
 
 _WRITABLE = ("clip", "frames", "side_by_side")
@@ -297,12 +299,12 @@ def _check_between(name: str, value: int, least: int, most: int) -> None:
         raise InputError(f"{name}={value}: must be from {least} to {most}")
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
+def _check_at_least(name: str, value: Any, least: int) -> None:
     if value < least:
         raise InputError(f"{name}={value}: must be at least {least}")
 
 
-def _check_positive(name: str, value: float) -> None:
+def _check_positive(name: str, value: Any) -> None:
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{name}={value}: must be a finite number above 0")
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from nst_exp import record
 from nst_exp.clip import Link, Past, blended, link
-from nst_exp.config import RunConfig, SolverConfig
+from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
 from nst_exp.flow import hidden, motion_edges, still
 from nst_exp.flow_cache import Flows
@@ -28,11 +28,21 @@ from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_image
 from nst_exp.media.video import CODECS, Clip, read_frames, resize, suffix_with_sound, write_clip
 from nst_exp.memory import forget_peak, peak_mb
 from nst_exp.objective import Anchor
-from nst_exp.preparation import Inputs, cache_folder, cut_of, frame_size, memory_explained, schedule_of, solver_method
+from nst_exp.preparation import (
+    Inputs,
+    cache_folder,
+    cut_of,
+    following_method,
+    following_schedule,
+    frame_size,
+    memory_explained,
+    schedule_of,
+    solver_method,
+)
 from nst_exp.progress import progress
-from nst_exp.results import CLIP, FRAMES, PICTURE, SIDE_BY_SIDE, RunFolder
+from nst_exp.results import CLIP, FRAMES, PICTURE, SIDE_BY_SIDE, RunFolder, loss_column
 from nst_exp.steadiness import Seen, Steadiness
-from nst_exp.stylize import Lane, Schedule, Solution, Stop, stylize
+from nst_exp.stylize import Lane, Solution, stylize
 from nst_exp.tracking import TrackedRun
 
 Levels = npt.NDArray[np.uint8]
@@ -161,10 +171,7 @@ def _paint(
     solution = _solved(inputs, source, index, content, past, own)
     numbers = {
         "loss/total": solution.total_loss,
-        **{
-            name.replace("style.", "loss_of_layer/") if "." in name else f"loss/{name}": value
-            for name, value in solution.losses.items()
-        },
+        **{loss_column(name): value for name, value in solution.losses.items()},
         "frame/steps": solution.steps,
         "frame/evaluations": solution.evaluations,
         "frame/restarts": solution.restarts,
@@ -180,31 +187,14 @@ def _solved(
 ) -> Solution:
     config = inputs.plan.config
     lane = Lane(inputs.weights, jnp.asarray(from_uint8(content)), inputs.style_image, seed=config.seed)
-    schedule, solver = schedule_of(inputs), config.solver
+    schedule, method = schedule_of(inputs), solver_method(config.solver)
     if own is not None or (past and config.video.mode != "independent"):
-        schedule, solver = _following(config, schedule, content.shape[:2]), _following_solver(config)
+        schedule, method = following_schedule(inputs), following_method(config)
         lane = _following_lane(lane, _flows(inputs, source), config, index, content, past, own)
-    method = solver_method(solver)
     (solution,) = stylize(inputs.plan.objective, method, inputs.params, [lane], schedule)
     if isinstance(solution, InputError):
         raise solution
     return solution
-
-
-def _following(config: RunConfig, first: Schedule, size: tuple[int, ...]) -> Schedule:
-    """The work on a frame that has a picture to set out from: at full size only, until it improves no more."""
-    video = config.video
-    assert video.steps is not None
-    assert video.improvement is not None
-    assert video.window is not None
-    stop = Stop(video.improvement, video.window)
-    return replace(first, sizes=((size[0], size[1]),), steps=video.steps, stop=stop)
-
-
-def _following_solver(config: RunConfig) -> SolverConfig:
-    """Of a solver whose first step has a length, that of a frame that sets out from near its end."""
-    first_step = None if config.solver.first_step is None else config.video.first_step
-    return replace(config.solver, first_step=first_step)
 
 
 def _following_lane(

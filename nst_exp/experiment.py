@@ -52,7 +52,7 @@ def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str,
     plan = make_plan(config, origin.overrides)
     store, ledger, run_folder = Store.of(config.tracking), Ledger.at(config.ledger), RunFolder(folder)
     description = _describe(plan, origin, store)
-    if origin.in_sweep and _is_done(description, run_folder, ledger, force=config.force):
+    if origin.in_sweep and plan.repeatable and _is_done(description, run_folder, ledger, force=config.force):
         if store.backend != "none":
             upload(store, run_folder, origin.parent)
         return run_folder.result
@@ -61,7 +61,8 @@ def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str,
     with track(store, run_folder, origin.parent) as run:
         run.log_params(description.params)
         result = _painter(plan.kind)(inputs, run_folder, run)
-        ledger.add_run(description.identity, folder)
+        if plan.repeatable:
+            ledger.add_run(description.identity, folder)
         run.log_result(run_folder)
     _log.info("%s: %s", "clip" if "clip" in result else "picture", folder / result.get("clip", PICTURE))
     if store.backend == "sqlite" and not origin.in_sweep:
@@ -75,6 +76,10 @@ def _painter(kind: str) -> Callable[[Inputs, RunFolder, TrackedRun], dict[str, A
         from nst_exp.picture_run import paint_picture
 
         return paint_picture
+    if kind == "camera":
+        from nst_exp.camera_run import paint_camera
+
+        return paint_camera
     from nst_exp.clip_run import paint_clip
 
     return paint_clip

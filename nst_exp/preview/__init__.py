@@ -19,6 +19,7 @@ from nst_exp.errors import InputError
 _HOST = "127.0.0.1"
 _QUALITY = 90  # of JPEG
 _BOUNDARY = "frame"
+_PART = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\n\r\n".encode()
 
 
 class Preview:
@@ -109,16 +110,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _stream(self) -> None:
-        """JPEG after JPEG, each closed by a boundary, for only then browsers show it."""
+        """JPEG after JPEG, each followed at once by the next one's head, for only then browsers show it."""
         self._begin(f"multipart/x-mixed-replace; boundary={_BOUNDARY}")
         self.end_headers()
         number = 0
         try:
-            self.wfile.write(f"--{_BOUNDARY}\r\n".encode())
+            self.wfile.write(_PART)
             while (found := self.shown.picture_after(number)) is not None:
                 number, picture = found
-                head = f"Content-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-                self.wfile.write(head.encode() + picture + f"\r\n--{_BOUNDARY}\r\n".encode())
+                self.wfile.write(picture + b"\r\n" + _PART)
         except ConnectionError:
             self.close_connection = True  # the page was closed
 

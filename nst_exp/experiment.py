@@ -1,9 +1,13 @@
-"""One run, from its configuration to files on disk and a record in MLflow."""
+"""Runs, from their configurations to files on disk and records in MLflow: one, or a batch of them in lanes.
+
+A run is prepared, begun, solved and finished. Runs that are `Static` alike are solved together.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -85,6 +89,65 @@ class _Inputs:
     params: NetworkParams
 
 
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """What runs must have in common to be solved together: what is compiled in, and the network's params."""
+
+    objective: Objective
+    method: Method
+    schedule: Schedule
+    params_sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadyRun:
+    """A run that is to be done, with all that it needs."""
+
+    inputs: _Inputs
+    description: Record
+    folder: RunFolder
+    store: Store
+    parent: str | None
+
+    @property
+    def static(self) -> Static:
+        """What makes it one of a batch."""
+        plan = self.inputs.plan
+        return Static(plan.objective, _method(plan.config.solver), _schedule(self.inputs), plan.hashes["params"])
+
+    @property
+    def lane(self) -> Lane:
+        """Its place in a batch."""
+        inputs = self.inputs
+        return Lane(inputs.weights, inputs.content_image, inputs.style_image, seed=inputs.plan.config.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class BegunRun:
+    """A run under way."""
+
+    ready: ReadyRun
+    tracked: TrackedRun
+
+
+@dataclasses.dataclass(frozen=True)
+class Solved:
+    """What solving brought a run, and cost it.
+
+    Attributes:
+        trace: a row for each step.
+        seconds: the run's share of the time that the batch took.
+        peak_memory_mb: of the whole batch.
+        lanes: runs in the batch.
+    """
+
+    solution: Solution
+    trace: Table
+    seconds: float
+    peak_memory_mb: float
+    lanes: int
+
+
 def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str, Any]:
     """Do one run: load, stylise, measure, save, track. A sweep's point that is done already is not done again.
 
@@ -98,23 +161,120 @@ def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str,
     Raises:
         InputError: on anything that the user can put right.
     """
+    ready = prepare(config, folder, origin)
+    if ready is None:
+        return RunFolder(folder).result
+    with begin(ready) as run:
+        (solved,) = solve([run])
+        result = finish(run, solved)
+    if ready.store.backend == "sqlite" and not origin.in_sweep:
+        _log.info("all runs side by side: mlflow ui --backend-store-uri %s", ready.store.uri)
+    return result
+
+
+def prepare(config: RunConfig, folder: Path, origin: Origin) -> ReadyRun | None:
+    """Check and read all that a run needs; None if it is a sweep's point, and done already.
+
+    Raises:
+        InputError: on anything that the user can put right.
+    """
     plan = _plan(config, origin.overrides)
-    store, ledger, run_folder = Store.of(config.tracking), Ledger.at(config.ledger), RunFolder(folder)
+    store, run_folder = Store.of(config.tracking), RunFolder(folder)
     description = _describe(plan, origin, store)
-    if origin.in_sweep and _is_done(description, run_folder, ledger, force=config.force):
+    if origin.in_sweep and _is_done(description, run_folder, Ledger.at(config.ledger), force=config.force):
         if store.backend != "none":
             upload(store, run_folder, origin.parent)
-        return run_folder.result
-    inputs = _load(plan)
-    run_folder.begin(record.plain(config), description)
-    with track(store, run_folder, origin.parent) as run:
-        run.log_params(description.params)
-        result = _run(inputs, run_folder, run)
-        ledger.add_run(description.identity, folder)
-        run.log_result(run_folder)
-    _log.info("picture: %s", folder / PICTURE)
-    if store.backend == "sqlite" and not origin.in_sweep:
-        _log.info("all runs side by side: mlflow ui --backend-store-uri %s", store.uri)
+        return None
+    return ReadyRun(_load(plan), description, run_folder, store, origin.parent)
+
+
+@contextlib.contextmanager
+def begin(ready: ReadyRun) -> Iterator[BegunRun]:
+    """The run is under way, in its folder and in MLflow, until the context ends.
+
+    Raises:
+        InputError: if the folder cannot be written, or the store cannot be reached.
+    """
+    ready.folder.begin(record.plain(ready.inputs.plan.config), ready.description)
+    with track(ready.store, ready.folder, ready.parent) as tracked:
+        tracked.log_params(ready.description.params)
+        yield BegunRun(ready, tracked)
+
+
+def solve(
+    runs: Sequence[BegunRun],
+    within: Callable[[int], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
+) -> list[Solved | InputError]:
+    """Solve runs that are `Static` alike, side by side; what happens on the way is written down run by run.
+
+    Args:
+        within: entered, with a run's index, around what is written for that run alone.
+
+    Returns:
+        For each run what solving brought, or why there is nothing.
+
+    Raises:
+        InputError: if the device is out of memory, or a file cannot be written.
+    """
+    static, inputs = runs[0].ready.static, runs[0].ready.inputs
+    diaries = []
+    for index, run in enumerate(runs):
+        with within(index):
+            diaries.append(_Diary(run, static.schedule))
+    evaluations = np.zeros(len(runs), int)
+    forget_peak()
+    started = time.monotonic()
+    with progress(static.schedule.steps, len(runs)) as shown, _memory_explained(inputs.plan.config):
+
+        def on_chunk(chunk: Progress) -> None:
+            with within(chunk.lane):
+                diaries[chunk.lane].add(chunk)
+            evaluations[chunk.lane] = chunk.trace.evaluations[-1]
+            loss = float(chunk.trace.totals[-1])
+            shown.update(steps_done=chunk.steps_done, loss=loss, evaluations=int(evaluations.sum()))
+
+        lanes = [run.ready.lane for run in runs]
+        solutions = stylize(static.objective, static.method, inputs.params, lanes, static.schedule, on_chunk)
+    seconds, peak = (time.monotonic() - started) / len(runs), peak_mb()
+    return [
+        solution if isinstance(solution, InputError) else Solved(solution, diary.trace, seconds, peak, len(runs))
+        for diary, solution in zip(diaries, solutions, strict=True)
+    ]
+
+
+def finish(run: BegunRun, solved: Solved | InputError) -> dict[str, Any]:
+    """Measure and write everything down.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        InputError: if there is no solution, or a file cannot be written.
+    """
+    if isinstance(solved, InputError):
+        raise solved
+    inputs, folder, solution = run.ready.inputs, run.ready.folder, solved.solution
+    folder.write_trace(solved.trace)
+    write_image(folder.path / PICTURE, np.asarray(solution.pastiche))
+    result = {
+        "identity": folder.record.identity,
+        "pastiche": PICTURE,
+        "total_loss": solution.total_loss,
+        "losses": solution.losses,
+        "measures": _measures(inputs, solution),
+        "steps": solution.steps,
+        "evaluations": solution.evaluations,
+        "restarts": solution.restarts,
+        "seconds": solved.seconds,
+        "evaluations_per_second": solution.evaluations / solved.seconds,
+        "peak_memory_mb": solved.peak_memory_mb,
+        "lanes": solved.lanes,
+        "sha256": {**inputs.plan.hashes, "pastiche": sha256_of(folder.path / PICTURE)},
+    }
+    folder.finish(result)
+    Ledger.at(inputs.plan.config.ledger).add_run(run.ready.description.identity, folder.path)
+    run.tracked.log_result(folder)
+    _log.info("picture: %s", folder.path / PICTURE)
     return result
 
 
@@ -231,10 +391,19 @@ def _read_images(plan: _Plan) -> tuple[Image, StyleImage]:
     least = max(plan.objective.network.smallest_side(plan.objective.layers), _LEAST_SIDE)
     sizes = {"content": config.size, "style": round(config.size * config.style_zoom)}
     content, style = (
-        read_image(plan.files[name], size=size, aspect=config.aspect, smallest_side=least, name=name)
-        for name, size in sizes.items()
+        _image(plan.hashes[name], plan.files[name], size, config.aspect, least, name) for name, size in sizes.items()
     )
-    return jnp.asarray(content), jnp.asarray(style)
+    return content, style
+
+
+@functools.lru_cache(maxsize=32)
+def _image(sha256: str, path: Path, size: int, aspect: str, smallest_side: int, name: str) -> AnyImage:
+    """A picture on the device, the same object for all runs that read it: lanes then hold it once.
+
+    Args:
+        sha256: of the file, for the contents behind a path may change.
+    """
+    return jnp.asarray(read_image(path, size=size, aspect=aspect, smallest_side=smallest_side, name=name))
 
 
 def _locate(name: str, address: str) -> Path:
@@ -250,7 +419,13 @@ def _load_params(plan: _Plan) -> NetworkParams:
     jax.config.update("jax_compilation_cache_dir", str(cache / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small functions add up to seconds
     layers = network.truncated(plan.objective.layers)
-    return jax.device_put(load_params(_params_source(plan.config), network, layers, cache).params)
+    return _params(plan.hashes["params"], _params_source(plan.config), network, layers, cache)
+
+
+@functools.lru_cache(maxsize=2)
+def _params(sha256: str, source: ParamsSource, network: Vgg, layers: tuple[str, ...], cache: Path) -> NetworkParams:
+    """A network's params on the device, the same object for all runs with these; `sha256` as for `_image`."""
+    return jax.device_put(load_params(source, network, layers, cache).params)
 
 
 def _cache(config: RunConfig) -> Path:
@@ -279,31 +454,6 @@ def _schedule(inputs: _Inputs) -> Schedule:
     return Schedule(sizes[-config.steps :], config.steps, config.init, stop)
 
 
-def _run(inputs: _Inputs, folder: RunFolder, run: TrackedRun) -> dict[str, Any]:
-    """Solve, measure and write everything down."""
-    forget_peak()
-    started = time.monotonic()
-    solution = _solve(inputs, folder, run)
-    seconds = time.monotonic() - started
-    write_image(folder.path / PICTURE, np.asarray(solution.pastiche))
-    result = {
-        "identity": folder.record.identity,
-        "pastiche": PICTURE,
-        "total_loss": solution.total_loss,
-        "losses": solution.losses,
-        "measures": _measures(inputs, solution),
-        "steps": solution.steps,
-        "evaluations": solution.evaluations,
-        "restarts": solution.restarts,
-        "seconds": seconds,
-        "evaluations_per_second": solution.evaluations / seconds,
-        "peak_memory_mb": peak_mb(),
-        "sha256": {**inputs.plan.hashes, "pastiche": sha256_of(folder.path / PICTURE)},
-    }
-    folder.finish(result)
-    return result
-
-
 def _measures(inputs: _Inputs, solution: Solution) -> dict[str, float]:
     """What the judge says of the picture as it is written: clipped and rounded to 8 bits."""
     plan, written = inputs.plan, jnp.asarray(to_uint8(solution.pastiche)[None], jnp.float32) / 255
@@ -312,29 +462,31 @@ def _measures(inputs: _Inputs, solution: Solution) -> dict[str, float]:
     return measure(plan.config.judge, pair, inputs.content_image, written, _cache(plan.config))
 
 
-def _solve(inputs: _Inputs, folder: RunFolder, run: TrackedRun) -> Solution:
-    """The solution; its trace is written, and pictures on the way are kept and logged."""
-    config, schedule = inputs.plan.config, _schedule(inputs)
-    snapshots = _snapshot_steps(schedule.steps, config.tracking.snapshots)
-    lane = Lane(inputs.weights, inputs.content_image, inputs.style_image, seed=config.seed)
-    _keep(initial_image(schedule, lane), 0, folder, run)  # where MLflow's image grid opens
-    tables = []
-    with progress(schedule.steps) as shown, _memory_explained(config):
+class _Diary:
+    """What a run writes while it is solved: its trace, and pictures on the way."""
 
-        def on_chunk(chunk: Progress) -> None:
-            tables.append(_table(chunk))
-            run.log_trace(tables[-1])
-            while snapshots and chunk.steps_done >= snapshots[0]:
-                _keep(chunk.best_image, snapshots.pop(0), folder, run)
-            loss, evaluations = float(chunk.trace.totals[-1]), int(chunk.trace.evaluations[-1])
-            shown.update(steps_done=chunk.steps_done, loss=loss, evaluations=evaluations)
+    def __init__(self, run: BegunRun, schedule: Schedule) -> None:
+        snapshots = run.ready.inputs.plan.config.tracking.snapshots
+        self._run = run
+        self._tables: list[Table] = []
+        self._snapshots = _snapshot_steps(schedule.steps, snapshots)
+        self._keep(initial_image(schedule, run.ready.lane), 0)  # where MLflow's image grid opens
 
-        method = _method(config.solver)
-        (solution,) = stylize(inputs.plan.objective, method, inputs.params, [lane], schedule, on_chunk)
-    if isinstance(solution, InputError):
-        raise solution
-    folder.write_trace({name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
-    return solution
+    def add(self, chunk: Progress) -> None:
+        """Write down what a chunk brought."""
+        self._tables.append(_table(chunk))
+        self._run.tracked.log_trace(self._tables[-1])
+        while self._snapshots and chunk.steps_done >= self._snapshots[0]:
+            self._keep(chunk.best_image, self._snapshots.pop(0))
+
+    @property
+    def trace(self) -> Table:
+        """A row for each step so far."""
+        return {name: np.concatenate([table[name] for table in self._tables]) for name in self._tables[0]}
+
+    def _keep(self, image: AnyImage, step: int) -> None:
+        write_image(self._run.ready.folder.progress_file(step), image)
+        self._run.tracked.log_picture(to_uint8(image), step)
 
 
 @contextlib.contextmanager
@@ -345,11 +497,6 @@ def _memory_explained(config: RunConfig) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise InputError(f"size={config.size}: the device is out of memory, give a smaller one") from error
-
-
-def _keep(image: AnyImage, step: int, folder: RunFolder, run: TrackedRun) -> None:
-    write_image(folder.progress_file(step), image)
-    run.log_picture(to_uint8(image), step)
 
 
 def _table(chunk: Progress) -> Table:

@@ -18,15 +18,16 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Bar:
     """A tqdm bar with loss and evaluations a second; log messages pass above it."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, lanes: int) -> None:
+        self._loss = _loss_of(lanes)
         self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
         self._started = time.monotonic()
 
     def update(self, *, steps_done: int, loss: float, evaluations: int) -> None:
         """Show the state after `steps_done` steps."""
         rate = evaluations / (time.monotonic() - self._started)
-        self._bar.set_postfix_str(f"loss {loss:.4g}, {rate:.2f} evaluations/s", refresh=False)
-        self._bar.update(steps_done - self._bar.n)
+        self._bar.set_postfix_str(f"{self._loss} {loss:.4g}, {rate:.2f} evaluations/s", refresh=False)
+        self._bar.update(max(steps_done - self._bar.n, 0))
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -36,7 +37,8 @@ class Bar:
 class Lines:
     """A log line every ten seconds, for files and pipes."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, lanes: int) -> None:
+        self._loss = _loss_of(lanes)
         self._steps = steps
         self._started = self._last = time.monotonic()
 
@@ -49,7 +51,7 @@ class Lines:
         seconds = now - self._started
         left = seconds / steps_done * (self._steps - steps_done)
         rate = evaluations / seconds
-        state = f"step {steps_done}/{self._steps}, loss {loss:.4g}, {rate:.2f} evaluations/s, {left:.0f} s left"
+        state = f"step {steps_done}/{self._steps}, {self._loss} {loss:.4g}, {rate:.2f} evaluations/s, {left:.0f} s left"
         _log.info(state)
 
     def close(self) -> None:
@@ -57,10 +59,14 @@ class Lines:
 
 
 @contextlib.contextmanager
-def progress(steps: int) -> Iterator[Bar | Lines]:
-    """Shows progress over `steps` steps; a bar only on a terminal, and at Hydra's verbosity."""
+def progress(steps: int, lanes: int) -> Iterator[Bar | Lines]:
+    """Shows progress over `steps` steps of pictures in lanes; a bar only on a terminal, and at Hydra's verbosity."""
     if not (sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)):
-        yield Lines(steps)
+        yield Lines(steps, lanes)
         return
-    with logging_redirect_tqdm(), contextlib.closing(Bar(steps)) as bar:
+    with logging_redirect_tqdm(), contextlib.closing(Bar(steps, lanes)) as bar:
         yield bar
+
+
+def _loss_of(lanes: int) -> str:
+    return "loss" if lanes == 1 else f"{lanes} pictures, loss of one"

@@ -100,6 +100,81 @@ class StopConfig:
 
 
 @dataclass
+class VideoConfig:
+    """Which frames of a clip, how each follows from those before (conf/video), and what is written."""
+
+    mode: str
+    steps: int | None
+    improvement: float | None
+    window: int | None
+    first_step: float | None
+    reach: Any
+    passes: int
+    start: int
+    end: int | None
+    every: int
+    estimator: str
+    flow_cache_mb: float
+    on_corrupt: str
+    write: Any
+    codec: str
+    sound: bool
+
+    def __post_init__(self) -> None:
+        _check_choice("video.mode", self.mode, ("independent", "warm_start", "flow"))
+        _check_at_least("video.start", self.start, 0)
+        _check_at_least("video.every", self.every, 1)
+        if self.end is not None and self.end <= self.start:
+            raise InputError(f"video.end={self.end}: must be above video.start={self.start}")
+        if self.mode != "independent":
+            self._check_following()
+        if not isinstance(self.reach, list) or not all(type(back) is int and back > 0 for back in self.reach):
+            raise InputError(f"video.reach={self.reach}: must be a list of numbers of frames, each 1 or more")
+        if self.mode == "flow" and 1 not in self.reach:
+            raise InputError(f"video.reach={self.reach}: must have 1, the frame before, among its entries")
+        _check_at_least("video.passes", self.passes, 1)
+        if self.passes > 1 and self.mode != "flow":
+            raise InputError(f"video.passes={self.passes}: more than one pass needs video=flow")
+        _check_choice("video.estimator", self.estimator, ("dis",))
+        _check_weight("video.flow_cache_mb", self.flow_cache_mb)
+        _check_choice("video.on_corrupt", self.on_corrupt, ("error", "skip"))
+        if not isinstance(self.write, list) or not self.write:
+            raise InputError(f"video.write={self.write}: must be a list of {', '.join(_WRITABLE)}")
+        for what in self.write:
+            _check_choice("video.write", what, _WRITABLE)
+        _check_choice("video.codec", self.codec, ("h264", "h265", "vp9", "av1", "ffv1", "gif", "webp"))
+
+    def _check_following(self) -> None:
+        for name in ("steps", "improvement", "window", "first_step"):
+            if getattr(self, name) is None:
+                raise InputError(f"video.{name}=null: video={self.mode} needs a number")
+        _check_at_least("video.steps", self.steps, 1)
+        _check_at_least("video.window", self.window, 1)
+        _check_weight("video.improvement", self.improvement)
+        _check_positive("video.first_step", self.first_step)
+
+
+_WRITABLE = ("clip", "frames", "side_by_side")
+
+
+@dataclass
+class CameraConfig:
+    """A live camera: where it is, and how long each frame may take."""
+
+    device: str | None
+    format: str | None
+    budget_ms: float
+    seconds: float | None
+    port: int
+
+    def __post_init__(self) -> None:
+        _check_positive("camera.budget_ms", self.budget_ms)
+        if self.seconds is not None:
+            _check_positive("camera.seconds", self.seconds)
+        _check_between("camera.port", self.port, 0, 65535)
+
+
+@dataclass
 class TrackingConfig:
     """conf/tracking: where runs are logged."""
 
@@ -127,6 +202,7 @@ class RunConfig:
 
     content: str
     style: str
+    source: str
     size: int
     style_zoom: float
     aspect: str
@@ -138,6 +214,7 @@ class RunConfig:
     style_weight: float
     tv_weight: float
     range_weight: float
+    temporal_weight: float
     init: str
     seed: int
     steps: int
@@ -150,6 +227,8 @@ class RunConfig:
     loss: LossConfig
     solver: SolverConfig
     stop: StopConfig
+    video: VideoConfig
+    camera: CameraConfig
     tracking: TrackingConfig
     judge: str
     cache_dir: str | None
@@ -158,6 +237,7 @@ class RunConfig:
     optimized_metric: Any
 
     def __post_init__(self) -> None:
+        _check_choice("source", self.source, ("auto", "image", "video", "camera"))
         _check_choice("aspect", self.aspect, ("keep", "stretch"))
         _check_choice("pooling", self.pooling, ("average", "max"))
         _check_choice("padding", self.padding, ("zeros", "replicate"))
@@ -169,7 +249,7 @@ class RunConfig:
                 _check_between(name, getattr(self, name), 16, 8192)
         if not 0.1 <= self.style_zoom <= 10:
             raise InputError(f"style_zoom={self.style_zoom}: must be from 0.1 to 10")
-        for name in ("content_weight", "style_weight", "tv_weight", "range_weight"):
+        for name in ("content_weight", "style_weight", "tv_weight", "range_weight", "temporal_weight"):
             _check_weight(name, getattr(self, name))
         if self.content_weight == self.style_weight == 0:
             raise InputError("content_weight and style_weight are both 0: nothing to optimise")
@@ -219,12 +299,12 @@ def _check_between(name: str, value: int, least: int, most: int) -> None:
         raise InputError(f"{name}={value}: must be from {least} to {most}")
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
+def _check_at_least(name: str, value: Any, least: int) -> None:
     if value < least:
         raise InputError(f"{name}={value}: must be at least {least}")
 
 
-def _check_positive(name: str, value: float) -> None:
+def _check_positive(name: str, value: Any) -> None:
     if not (math.isfinite(value) and value > 0):
         raise InputError(f"{name}={value}: must be a finite number above 0")
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from nst_exp import metrics
-from nst_exp.media.image import read_image
+from nst_exp.media.image import from_uint8, read_image
 from nst_exp.networks import get_network
 from nst_exp.types import Image, LayerParams, Learnt
 from nst_exp.weights import ParamsSource, load_lpips_weights, load_params
@@ -30,12 +31,16 @@ class Pair:
     Attributes:
         hashes: SHA-256 of both files, for the contents behind a path may change.
         aspect: how the photograph is read.
+        frame_index: of a clip, whose frame stands for the photograph.
+        frame: that frame, of any size.
     """
 
     content: Path
     style: Path
     hashes: tuple[str, str]
     aspect: str
+    frame_index: int | None = None
+    frame: npt.NDArray[np.uint8] | None = field(default=None, compare=False)
 
 
 def measure(judge_name: str, pair: Pair, content_image: Image, pastiche: Image, cache: Path) -> dict[str, float]:
@@ -70,11 +75,22 @@ def _lpips_weights(name: str, params: LayerParams) -> Mapping[str, Learnt]:
     return {layer: np.full(count, 1 / count, np.float32) for layer, count in channels.items()}
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _references(judge: metrics.Judge, pair: Pair) -> metrics.References:
     zoomed = round(metrics.JUDGE_SIZE * metrics.JUDGE_STYLE_ZOOM)
-    photograph = read_image(pair.content, size=metrics.JUDGE_SIZE, aspect=pair.aspect, smallest_side=1, name="content")
-    return metrics.references(judge, jnp.asarray(photograph), _painting(pair, zoomed))
+    return metrics.references(judge, _photograph(pair), _painting(pair, zoomed))
+
+
+def _photograph(pair: Pair) -> Image:
+    """As the judge sees it."""
+    if pair.frame is not None:
+        from nst_exp.media.video import fitted_size, resize
+
+        height, width, _ = pair.frame.shape
+        size = fitted_size((width, height), metrics.JUDGE_SIZE, "keep", even=False)
+        return jnp.asarray(from_uint8(resize(pair.frame, size)))
+    whole = read_image(pair.content, size=metrics.JUDGE_SIZE, aspect=pair.aspect, smallest_side=1, name="content")
+    return jnp.asarray(whole)
 
 
 @functools.lru_cache(maxsize=8)

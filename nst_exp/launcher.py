@@ -1,7 +1,7 @@
 """A sweep's jobs as lanes of batches, each job with its own folder, log, MLflow run, result and failure.
 
-Jobs are grouped by what is compiled in. A group is solved in batches that memory can hold; a batch that fails is
-halved and solved again, until what fails stands alone. Hydra's `run_job` delivers every job: folders, logs and
+Jobs are grouped by kinship. A group is worked on in batches that memory can hold; a batch that fails is halved and
+tried again, until what fails stands alone. Hydra's `run_job` delivers every job: folders, logs and
 returns are those of Hydra's basic launcher.
 """
 
@@ -12,7 +12,7 @@ import copy
 import dataclasses
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,8 +26,9 @@ from omegaconf import DictConfig, open_dict, read_write
 from nst_exp import job
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
-from nst_exp.experiment import BegunRun, ReadyRun, Solved, Static, begin, finish, prepare, solve
+from nst_exp.experiment import BegunRun, Finish, ReadyRun, begin, prepare, work
 from nst_exp.memory import free_bytes
+from nst_exp.picture_run import Static
 from nst_exp.results import RunFolder
 from nst_exp.search import returned
 from nst_exp.stylize import bytes_of_lane
@@ -59,7 +60,9 @@ class Limits:
 
     def of(self, ready: ReadyRun) -> int:
         """Lanes that a batch of runs like this one may have."""
-        static = ready.static
+        static = ready.kinship
+        if self.lanes == 1 or not isinstance(static, Static):
+            return 1
         needed = bytes_of_lane(static.objective, static.method, ready.inputs.params, static.schedule.sizes[-1])
         fitting = max(1, int(self.memory_share * free_bytes() / needed))
         return fitting if self.lanes is None else min(self.lanes, fitting)
@@ -105,10 +108,10 @@ class _Job:
         self.under_way = contextlib.ExitStack()
         return self.under_way.enter_context(begin(self.ready))
 
-    def finish(self, run: BegunRun, solved: Solved | InputError) -> dict[str, Any]:
-        """Write everything down and end the run."""
+    def finish(self, rest: Finish) -> dict[str, Any]:
+        """Do the rest and end the run."""
         with self.under_way.pop_all():
-            return finish(run, solved)
+            return rest()
 
 
 def launch(
@@ -151,23 +154,23 @@ class _Launch:
     def _do(self, jobs: Sequence[_Job]) -> None:
         """Do all jobs; one that would repeat another comes after it, and takes its result over."""
         first: dict[str, _Job] = {}
-        groups: dict[Static, list[_Job]] = defaultdict(list)
+        groups: dict[Hashable, list[_Job]] = defaultdict(list)
         repeating = []
         for one in jobs:
             if not self._prepared(one):
                 continue
             assert one.ready is not None
             if first.setdefault(one.ready.description.identity, one) is one:
-                groups[one.ready.static].append(one)
+                groups[one.ready.kinship].append(one)
             else:
                 repeating.append(one)
         for group in groups.values():
-            self._solve_in_batches(group)
+            self._work_in_batches(group)
         if repeating:
             self._do(repeating)
 
     def _prepared(self, one: _Job) -> bool:
-        """Whether the job is ready to be solved; else it is done already, or failed, and delivered."""
+        """Whether the job is ready; else it is done already, or failed, and delivered."""
         self._log_as_hydra()
         _log.info("\t#%d : %s", one.number, " ".join(filter_overrides(one.config.hydra.overrides.task)))
         one.folder.mkdir(parents=True, exist_ok=True)
@@ -182,7 +185,7 @@ class _Launch:
             self._deliver(one, lambda: RunFolder(one.folder).result)
         return one.ready is not None
 
-    def _solve_in_batches(self, group: Sequence[_Job]) -> None:
+    def _work_in_batches(self, group: Sequence[_Job]) -> None:
         """From a batch that fails on, batches are half as large, until what fails stands alone."""
         assert group[0].ready is not None
         most = self._limits.of(group[0].ready)
@@ -190,7 +193,7 @@ class _Launch:
             batches = -(-len(group) // most)
             batch = group[: -(-len(group) // batches)]  # of even sizes: another size is compiled anew
             try:
-                self._solve(batch)
+                self._work(batch)
             except Exception as error:
                 if len(batch) > 1:
                     most = len(batch) // 2
@@ -199,8 +202,8 @@ class _Launch:
                 self._deliver(batch[0], partial(_raise, error))
             group = group[len(batch) :]
 
-    def _solve(self, batch: Sequence[_Job]) -> None:
-        """Solve side by side, then deliver one by one; whatever ends this early ends the runs in MLflow, too."""
+    def _work(self, batch: Sequence[_Job]) -> None:
+        """Work side by side, then deliver one by one; whatever ends this early ends the runs in MLflow, too."""
         _log_as_job(batch[0])
         with contextlib.ExitStack() as all_under_way:
             begun = []
@@ -209,9 +212,9 @@ class _Launch:
                     begun.append(one.begin())
                 all_under_way.push(one.under_way)
             with _logging_to(batch):
-                solved = solve(begun, within=lambda index: _logging_to([batch[index]]))
-            for one, run, found in zip(batch, begun, solved, strict=True):
-                self._deliver(one, partial(one.finish, run, found))
+                rests = work(begun, within=lambda index: _logging_to([batch[index]]))
+            for one, rest in zip(batch, rests, strict=True):
+                self._deliver(one, partial(one.finish, rest))
 
     def _deliver(self, one: _Job, result: Callable[[], dict[str, Any]]) -> None:
         """Let Hydra run the job: all that is left to do is `result`."""

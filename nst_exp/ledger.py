@@ -56,6 +56,14 @@ class Ledger:
         """Remember that `folder` is where the sweep of `key` writes to."""
         self._add("sweeps", key, folder)
 
+    def frames(self, key: str) -> Path | None:
+        """The folder of the latest run that painted a clip's frames of this key, finished or not."""
+        return self._find("clips", key)
+
+    def add_frames(self, key: str, folder: Path) -> None:
+        """Remember that the run in `folder` paints the frames of `key`."""
+        self._add("clips", key, folder)
+
     def claim(self, key: str) -> BaseFileLock | None:
         """A lock held until this process ends or releases it; None if a living sweep of this key has it."""
         if self.folder is None:

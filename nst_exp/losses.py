@@ -73,3 +73,17 @@ def total_variation(image: Image) -> Scalar:
 def out_of_range(image: Image) -> Scalar:
     """Mean square of how far pixels lie outside [0, 1]: what clipping will take away when a file is written."""
     return jnp.mean(jnp.square(image - jnp.clip(image, 0.0, 1.0)))
+
+
+def temporal(image: Image, anchor: Image, mask: Float[Array, "1 height width 1"]) -> Scalar:
+    """Mean square of the differences from what is expected of a frame, where that is known; pixels in [0, 1].
+
+    Args:
+        anchor: earlier pictures of the clip, each carried along by optical flow.
+        mask: 1 where the anchor holds, 0 where nothing is known (disoccluded, at edges of motion).
+
+    References:
+        Ruder, Dosovitskiy, Brox (2016), Artistic Style Transfer for Videos, equation 7, over all pixels; with the
+        nearest earlier frame that shows a pixel as the anchor there, equation 9 (long-term) is this sum, too.
+    """
+    return jnp.mean(mask * jnp.square(image - anchor))

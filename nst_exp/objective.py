@@ -1,7 +1,7 @@
 """What is minimised: targets computed once, then the total loss and its breakdown by term.
 
     total = content_weight * content + style_weight * style_scale * style + tv_weight * tv
-            + range_weight * range
+            + range_weight * range [+ temporal_weight * temporal]
 
 Everything a sweep over weights changes is in `LossWeights`, traced arrays: such a sweep compiles once.
 What changes the computation's shape is in `Objective`, static and hashable.
@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
-from nst_exp.losses import gram_matrix, mean_squared_error, out_of_range, relative_error, total_variation
+from nst_exp.losses import gram_matrix, mean_squared_error, out_of_range, relative_error, temporal, total_variation
 from nst_exp.networks import Vgg
 from nst_exp.types import FeatureMaps, GramMatrices, Image, Losses, NetworkParams, Scalar, StyleImage
 
@@ -33,6 +33,7 @@ class LossWeights:
     style_layers: Float[Array, "layers"]
     tv: Float[Array, ""]
     range: Float[Array, ""]
+    temporal: Float[Array, ""]
 
 
 @struct.dataclass
@@ -44,12 +45,21 @@ class Targets:
 
 
 @struct.dataclass
+class Anchor:
+    """What a frame of a clip is held to: `image`, where `mask` is 1 and not 0."""
+
+    image: Image
+    mask: Float[Array, "1 height width 1"]
+
+
+@struct.dataclass
 class Problem:
     """All that the loss needs besides the pastiche: the traced arguments of a compiled solve."""
 
     params: NetworkParams
     targets: Targets
     weights: LossWeights
+    anchor: Anchor | None = None
 
 
 def loss_weights(
@@ -60,6 +70,7 @@ def loss_weights(
     style_layer_weights: Mapping[str, float],
     tv_weight: float,
     range_weight: float,
+    temporal_weight: float = 0.0,
     normalise: bool,
 ) -> LossWeights:
     """The traced weights, layer weights divided by their sum if `normalise` (the relative loss)."""
@@ -70,6 +81,7 @@ def loss_weights(
         style_layers=jnp.asarray(layers / layers.sum() if normalise else layers),
         tv=jnp.float32(tv_weight),
         range=jnp.float32(range_weight),
+        temporal=jnp.float32(temporal_weight),
     )
 
 
@@ -106,7 +118,7 @@ class Objective:
         Returns:
             The weighted total, and `{"content", "style", "tv", "range", "style.LAYER"...}`: the mean of the
             content layers' distances, the sum of the style layers' weighted by `style_layers`, total variation,
-            what is out of range, and each style layer's own distance.
+            what is out of range, with an anchor the temporal loss, and each style layer's own distance.
         """
         distance = _DISTANCES[self.loss]
         maps = self.network.features(problem.params, image, self.layers)
@@ -119,6 +131,8 @@ class Objective:
             "tv": total_variation(image),
             "range": out_of_range(image),
         }
+        if problem.anchor is not None:
+            terms["temporal"] = temporal(image, problem.anchor.image, problem.anchor.mask)
         total = sum(getattr(weights, name) * loss for name, loss in terms.items())
         by_layer = {f"style.{layer}": loss for layer, loss in zip(self.style_layers, style, strict=True)}
         return total, terms | by_layer

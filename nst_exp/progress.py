@@ -18,9 +18,9 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Bar:
     """A tqdm bar with loss and evaluations a second; log messages pass above it."""
 
-    def __init__(self, steps: int, lanes: int) -> None:
+    def __init__(self, steps: int | None, unit: str, lanes: int) -> None:
         self._loss = _loss_of(lanes)
-        self._bar = tqdm(total=steps, unit="step", dynamic_ncols=True)
+        self._bar = tqdm(total=steps, unit=unit, dynamic_ncols=True)
         self._started = time.monotonic()
 
     def update(self, *, steps_done: int, loss: float, evaluations: int) -> None:
@@ -37,9 +37,10 @@ class Bar:
 class Lines:
     """A log line every ten seconds, for files and pipes."""
 
-    def __init__(self, steps: int, lanes: int) -> None:
+    def __init__(self, steps: int | None, unit: str, lanes: int) -> None:
         self._loss = _loss_of(lanes)
         self._steps = steps
+        self._unit = unit
         self._started = self._last = time.monotonic()
 
     def update(self, *, steps_done: int, loss: float, evaluations: int) -> None:
@@ -49,22 +50,24 @@ class Lines:
             return
         self._last = now
         seconds = now - self._started
+        state = f"{self._loss} {loss:.4g}, {evaluations / seconds:.2f} evaluations/s"
+        if self._steps is None:
+            _log.info("%s %s, %s", self._unit, steps_done, state)
+            return
         left = seconds / steps_done * (self._steps - steps_done)
-        rate = evaluations / seconds
-        state = f"step {steps_done}/{self._steps}, {self._loss} {loss:.4g}, {rate:.2f} evaluations/s, {left:.0f} s left"
-        _log.info(state)
+        _log.info("%s %s/%s, %s, %.0f s left", self._unit, steps_done, self._steps, state, left)
 
     def close(self) -> None:
         """Nothing is open."""
 
 
 @contextlib.contextmanager
-def progress(steps: int, lanes: int) -> Iterator[Bar | Lines]:
-    """Shows progress over `steps` steps of pictures in lanes; a bar only on a terminal, and at Hydra's verbosity."""
+def progress(steps: int | None, unit: str = "step", lanes: int = 1) -> Iterator[Bar | Lines]:
+    """Shows progress over `steps` steps, if known, of pictures in lanes; a bar only on a terminal, if Hydra lets info pass."""
     if not (sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)):
-        yield Lines(steps, lanes)
+        yield Lines(steps, unit, lanes)
         return
-    with logging_redirect_tqdm(), contextlib.closing(Bar(steps, lanes)) as bar:
+    with logging_redirect_tqdm(), contextlib.closing(Bar(steps, unit, lanes)) as bar:
         yield bar
 
 

@@ -22,7 +22,17 @@ from nst_exp.results import RESULTS_VERSION
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "pillow", "mlflow-skinny", "hydra-core")
 
 
-_WHERE_ONLY = ("content", "style", "params.path", "cache_dir", "ledger", "force", "optimized_metric")
+_WHERE_ONLY = (
+    *("content", "style", "params.path", "cache_dir", "ledger", "force", "optimized_metric", "video.flow_cache_mb"),
+)
+# what is done with a clip's frames once they are there
+_OF_OUTPUT = ("judge", "video.end", "video.on_corrupt", "video.write", "video.codec", "video.sound")
+# what says nothing of a run, by the kind of its source
+_IDLE = {
+    "image": ("source", "temporal_weight", "video.", "camera."),
+    "video": ("camera.",),
+    "camera": ("video.start", "video.end", "video.every", "video.on_corrupt", "video.sound", "video.passes"),
+}
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
@@ -31,18 +41,19 @@ def plain(config: RunConfig) -> dict[str, Any]:
 
 
 def params(
-    config: RunConfig, content_layers: Sequence[str], style_layer_weights: Mapping[str, float]
+    config: RunConfig, kind: str, content_layers: Sequence[str], style_layer_weights: Mapping[str, float]
 ) -> dict[str, Any]:
     """Every value of `config` under a readable name, for the columns of MLflow's table.
 
     Nested keys are joined by dots, as on the command line, but a group's choice bears the group's own name
     (`solver`, not `solver.name`). Layers bear their canonical names, the weights in use are named one by one,
-    and what is not set is left out.
+    and what is not set, or has no meaning for this `kind` of source, is left out.
     """
     flat = dict(_flatten(plain(config)))
     for group, choice in (("network", "name"), ("params", "source"), ("loss", "name"), ("solver", "name")):
         flat[group] = flat.pop(f"{group}.{choice}")
-    left_out = ("tracking.", "style_layer_weight")
+    flat["source"] = kind
+    left_out = ("tracking.", "style_layer_weight", *_IDLE[kind])
     named = {name: value for name, value in flat.items() if value is not None and not name.startswith(left_out)}
     named["content_layer"] = ", ".join(content_layers)
     named["style_layers"] = ", ".join(style_layer_weights)
@@ -63,6 +74,17 @@ def identity(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
     settings = {name: value for name, value in readable.items() if name not in _WHERE_ONLY}
     text = json.dumps([RESULTS_VERSION, settings, dict(hashes)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def frames_key(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
+    """As `identity`, of a clip's frames: two runs of one key paint the same ones, as far as both go."""
+    left_out = _OF_OUTPUT if readable["video.passes"] == 1 else tuple(set(_OF_OUTPUT) - {"video.end"})
+    return identity({name: value for name, value in readable.items() if name not in left_out}, hashes)
+
+
+def is_idle(key: str, kind: str) -> bool:
+    """Whether the setting `key` says nothing of a run from this kind of source."""
+    return key.startswith(_IDLE[kind]) and key != "source"
 
 
 def tags(hashes: Mapping[str, str]) -> dict[str, str]:

@@ -27,7 +27,10 @@ from nst_exp.files import write_atomically, write_json
 # Raise it when a change of code alters pictures or measures: earlier results then no longer count as done.
 RESULTS_VERSION = 1
 
-PICTURE = "pastiche.png"
+PICTURE = "pastiche.png"  # of a clip: a frame from its middle
+CLIP = "pastiche"  # a clip, its suffix by its codec
+SIDE_BY_SIDE = "side_by_side"  # source and pastiche in one clip
+FRAMES = "frames"  # folder of a clip's painted frames
 CONFIG = "config.yaml"  # resolved: repeats the run
 RESULT = "result.json"  # losses, measures, costs
 TRACE = "trace.csv"  # a row for each step: losses, evaluations, scale
@@ -124,7 +127,8 @@ class RunFolder:
     def adopt(self, other: RunFolder, record: Record) -> None:
         """Take over the finished run of `other`, which has the same identity, under an own record."""
         self._clear()
-        for file in (CONFIG, PICTURE, TRACE, PROGRESS):
+        files = {name for key in ("clip", "side_by_side") if (name := other.result.get(key))}
+        for file in (CONFIG, PICTURE, TRACE, PROGRESS, FRAMES, *files):
             source, target = other.path / file, self.path / file
             if source.is_dir():
                 shutil.copytree(source, target, dirs_exist_ok=True)
@@ -139,7 +143,8 @@ class RunFolder:
         Raises:
             InputError: if something cannot be removed.
         """
-        for path in (*(self.path / file for file in _OWN_FILES), *self.path.glob(".*.tmp")):
+        clips = [path for name in (CLIP, SIDE_BY_SIDE) for path in self.path.glob(f"{name}.*")]
+        for path in (*(self.path / file for file in _OWN_FILES), *clips, *self.path.glob(".*.tmp")):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -214,7 +219,8 @@ class RunFolder:
     def artifacts(self) -> Iterator[Path]:
         """The files that belong into MLflow as they are."""
         for path in sorted(self.path.rglob("*")):
-            if path.is_file() and path.parent.name != PROGRESS and path.suffix != ".tmp" and path.name != _TRACKED:
+            folder = path.relative_to(self.path).parts[0]
+            if path.is_file() and folder not in (PROGRESS, FRAMES) and path.suffix != ".tmp" and path.name != _TRACKED:
                 yield path
 
 

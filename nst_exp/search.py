@@ -13,15 +13,23 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from nst_exp.errors import InputError
-from nst_exp.ranking import MEASURES
+from nst_exp.ranking import ALL_MEASURES
 
 _COSTS = ("total_loss", "seconds", "peak_memory_mb")  # keys of result.json; of each, less is better
-_BETTER = {name: measure.direction for name, measure in MEASURES.items()} | dict.fromkeys(_COSTS, "lower")
+_BETTER = {name: measure.direction for name, measure in ALL_MEASURES.items()} | dict.fromkeys(_COSTS, "lower")
 
 
 def returned(result: Mapping[str, Any], names: Sequence[str]) -> float | tuple[float, ...]:
-    """What a run with this result tells Hydra's sweepers: a number or, with several names, as many."""
-    values = tuple(float(result[name] if name in _COSTS else result["measures"][name]) for name in names)
+    """What a run with this result tells Hydra's sweepers: a number or, with several names, as many.
+
+    Raises:
+        InputError: if the run has no such measure, as a picture has none of a clip's.
+    """
+    numbers = {**result["measures"], **{name: result[name] for name in _COSTS}}
+    missing = [name for name in names if name not in numbers]
+    if missing:
+        raise InputError(f"optimized_metric={missing[0]}: this run has none")
+    values = tuple(float(numbers[name]) for name in names)
     return values if len(values) > 1 else values[0]
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nst_exp.errors import InputError
-from nst_exp.objective import LossWeights, Objective, Problem, Targets
+from nst_exp.objective import Anchor, LossWeights, Objective, Problem, Targets
 from nst_exp.solver import CHUNK, Method, Problems, SolverState, Trace, advance, begin
 from nst_exp.types import AnyImage, FeatureMaps, GramMatrices, Image, NetworkParams, StyleImage
 
@@ -74,6 +74,7 @@ class Lane:
         style_image: any size; resized along with the scales.
         init_image: any size; None for the schedule's `init`.
         seed: of the noise.
+        anchor: of a frame of a clip, at the finest size, which must then be the only one.
     """
 
     weights: LossWeights
@@ -81,6 +82,7 @@ class Lane:
     style_image: StyleImage
     init_image: AnyImage | None = None
     seed: int = 0
+    anchor: Anchor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,7 +255,7 @@ def _problems(
     maps = {key: _content_targets(objective, params, _resize(image, size)) for key, image in contents.items()}
     grams = {key: _style_targets(objective, params, _shrunk(image, factor)) for key, image in styles.items()}
     return [
-        Problem(params, Targets(maps[id(lane.content_image)], grams[id(lane.style_image)]), lane.weights)
+        Problem(params, Targets(maps[id(lane.content_image)], grams[id(lane.style_image)]), lane.weights, lane.anchor)
         for lane in lanes
     ]
 

@@ -1,12 +1,14 @@
 """Losses against NumPy in float64, and their gradients against finite differences."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from nst_exp.losses import gram_matrix, mean_squared_error, out_of_range, relative_error, total_variation
+from nst_exp.losses import gram_matrix, mean_squared_error, out_of_range, relative_error, temporal, total_variation
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:
@@ -68,3 +70,12 @@ def test_gradients() -> None:
         lambda x: out_of_range(jnp.asarray(x)),
     ):
         check_grads(function, (features,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)
+
+
+def test_temporal_is_the_masked_mean_of_squares() -> None:
+    image, anchor = random(1, 4, 5, 3), random(1, 4, 5, 3, seed=1)
+    mask = (random(1, 4, 5, 1, seed=2) > 0).astype(np.float32)
+    expected = np.sum(mask.astype(np.float64) * (image.astype(np.float64) - anchor) ** 2) / 60
+    held = functools.partial(temporal, anchor=jnp.asarray(anchor), mask=jnp.asarray(mask))
+    np.testing.assert_allclose(held(jnp.asarray(image)), expected, rtol=1e-5)
+    check_grads(lambda pixels: held(jnp.asarray(pixels)), (jnp.asarray(image),), order=1, modes=["rev"], rtol=1e-2)

@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from mlflow_server import Server, running_server, runs_of, wait_for
 from PIL import Image
 
-from nst_exp import experiment
+from nst_exp import picture_run
 from nst_exp.config import RunConfig
 from nst_exp.results import RunFolder, run_folders
 
@@ -138,14 +138,14 @@ def test_a_failing_point_is_named_and_done_when_it_can_be(tmp_path: Path) -> Non
 
 
 def test_a_bug_in_one_point_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    solve = experiment.stylize
+    solve = picture_run.stylize
 
     def stylize(*arguments: object) -> object:
         if arguments[3][0].seed == 1:
             raise ArithmeticError("out of\nluck")
         return solve(*arguments)
 
-    monkeypatch.setattr(experiment, "stylize", stylize)
+    monkeypatch.setattr(picture_run, "stylize", stylize)
     done = sweep(tmp_path, "seed=0,1,2", *SQLITE, code=1)
     assert "2 of 3 points done" in done.stdout
     assert "point 1 (seed=1) failed: ArithmeticError: out of luck" in done.stderr

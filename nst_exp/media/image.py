@@ -132,6 +132,11 @@ def to_uint8(image: npt.ArrayLike) -> npt.NDArray[np.uint8]:
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
+def from_uint8(levels: npt.NDArray[np.uint8]) -> Pixels:
+    """(H, W, 3) levels 0 to 255 as an image: float32 (1, H, W, 3) in [0, 1]."""
+    return (levels[np.newaxis] / np.float32(255)).astype(np.float32)
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of the bytes at `path`, in hexadecimal.
 

@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from nst_exp.ranking import MEASURES
+from nst_exp.ranking import ALL_MEASURES, MEASURES
 from nst_exp.report.axes import Layout, label
 from nst_exp.report.pictures import Gallery, input_addresses
 from nst_exp.report.plots import convergence_plot, pareto_plot, svg
@@ -52,7 +52,7 @@ def render_page(title: str, sweep: Sweep, layout: Layout, gallery: Gallery, fold
         pictures={name: base64.b64encode(jpeg).decode() for name, jpeg in pictures.items()},
         pareto=Markup(svg(pareto_plot(sweep), "pareto")),
         convergence=Markup(svg(convergence_plot(sweep, layout), "convergence")),
-        measures=[MEASURES[name] for name in MEASURES if name in sweep.numbers] or list(MEASURES.values()),
+        measures=[ALL_MEASURES[name] for name in ALL_MEASURES if name in sweep.numbers] or list(MEASURES.values()),
         labels={"goals": [label_of(name) for name in sweep.goals], "score": label_of(SCORE)},
     )
 

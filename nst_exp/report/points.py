@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from nst_exp.errors import InputError
-from nst_exp.ranking import MEASURES, pareto_front
+from nst_exp.ranking import ALL_MEASURES, pareto_front
 from nst_exp.results import PICTURE, RunFolder, run_folders
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
@@ -119,7 +119,7 @@ class Sweep:
     def numbers(self) -> list[str]:
         """The measures and costs that any run has."""
         known = {name for point in self.points for name in point.numbers}
-        return [name for name in (*MEASURES, *COSTS) if name in known]
+        return [name for name in (*ALL_MEASURES, *COSTS) if name in known]
 
     @property
     def best(self) -> Point | None:
@@ -147,13 +147,13 @@ class Sweep:
 
 def label_of(name: str) -> str:
     """A measure or cost in a word or two."""
-    return MEASURES[name].label if name in MEASURES else COSTS[name]
+    return ALL_MEASURES[name].label if name in ALL_MEASURES else COSTS[name]
 
 
 def lower_is_better(name: str) -> bool:
     """Whether a measure or cost is better when it is lower."""
-    if name in MEASURES:
-        return MEASURES[name].direction == "lower"
+    if name in ALL_MEASURES:
+        return ALL_MEASURES[name].direction == "lower"
     return name != "evaluations_per_second"
 
 

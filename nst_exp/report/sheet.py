@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from nst_exp.ranking import MEASURES
+from nst_exp.ranking import ALL_MEASURES
 from nst_exp.report.axes import Block, Layout
 from nst_exp.report.pictures import Gallery, input_addresses
 from nst_exp.report.points import DONE, FAILED, SCORE, Point, Sweep, label_of, lower_is_better
@@ -215,7 +215,7 @@ def _legend(sweep: Sweep) -> Image.Image:
     left = 0.0
     for name in (SCORE, *goals):
         better = "lower" if lower_is_better(name) else "higher"
-        text = f"{label_of(name)} ({name}): {MEASURES[name].range.partition(';')[0]}, {better} is better"
+        text = f"{label_of(name)} ({name}): {ALL_MEASURES[name].range.partition(';')[0]}, {better} is better"
         draw.text((left, 34), text, SOFT, _font(14))
         left += _font(14).getlength(text) + 40
     return image

@@ -1,0 +1,90 @@
+"""Optical flow between frames, warping along it, and where it cannot be trusted.
+
+A flow from frame a to frame b is float32 (H, W, 2): the pixel at (x, y) of a is found at (x + flow[y, x, 0],
+y + flow[y, x, 1]) of b, in px. No learnt weights: dense inverse search (Kroeger et al. 2016) from OpenCV. Another
+estimator is a function in `ESTIMATORS`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+Levels = UInt8[np.ndarray, "height width 3"]
+Pixels = Float32[np.ndarray, "height width 3"]
+Flow = Float32[np.ndarray, "height width 2"]
+Mask = Bool[np.ndarray, "height width"]
+Estimator = Callable[[Levels, Levels], Flow]
+
+STILL = 0.25  # px: what moves less stands still, for all that an estimator can tell
+
+
+def dense_inverse_search(before: Levels, after: Levels) -> Flow:
+    """Flow from `before` to `after` by OpenCV's DIS at its medium preset.
+
+    References:
+        Kroeger, Timofte, Dai, Van Gool (2016), Fast Optical Flow using Dense Inverse Search.
+    """
+    cv2.setNumThreads(1)  # its stripes depend on the number of threads, and with them the result
+    estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    first, second = (cv2.cvtColor(np.ascontiguousarray(levels), cv2.COLOR_RGB2GRAY) for levels in (before, after))
+    return np.asarray(estimator.calc(first, second, np.zeros((*first.shape, 2), np.float32)), np.float32)
+
+
+ESTIMATORS: dict[str, Estimator] = {"dis": dense_inverse_search}
+
+
+def warp(image: Pixels, flow: Flow) -> Pixels:
+    """`image` seen along `flow`: its value at (x + u, y + v) for each (x, y), by Lanczos, edges continued.
+
+    Lanczos, since in a clip each picture is made of the last one warped, and bilinear weights would blur them all.
+    """
+    rows, columns = _grid(flow.shape[0], flow.shape[1])
+    warped = cv2.remap(
+        image, columns + flow[..., 0], rows + flow[..., 1], cv2.INTER_LANCZOS4, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.clip(warped, 0, 1)
+
+
+def hidden(backward: Flow, forward: Flow) -> Mask:
+    """Which of a frame's pixels were not to be seen in the earlier frame: covered there, or out of the picture.
+
+    Args:
+        backward: from the frame to the earlier one.
+        forward: from the earlier frame to it.
+
+    References:
+        Ruder, Dosovitskiy, Brox (2016), Artistic Style Transfer for Videos, section 4.2, after Sundaram et al. (2010).
+    """
+    height, width, _ = backward.shape
+    rows, columns = _grid(height, width)
+    x, y = columns + backward[..., 0], rows + backward[..., 1]
+    there = cv2.remap(forward, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    covered = _squares(there + backward) > 0.01 * (_squares(there) + _squares(backward)) + 0.5
+    outside = (x < 0) | (x > width - 1) | (y < 0) | (y > height - 1)
+    return np.asarray(covered | outside)
+
+
+def motion_edges(flow: Flow) -> Mask:
+    """Where neighbouring pixels move apart, and a flow is least exact (Ruder et al. 2016, section 4.2)."""
+    slopes = [_squares(np.stack(np.gradient(flow[..., axis]), axis=-1)) for axis in (0, 1)]
+    return np.asarray(slopes[0] + slopes[1] > 0.01 * _squares(flow) + 0.002)
+
+
+def still(flow: Flow) -> Mask:
+    """Where nothing moves."""
+    return np.asarray(_squares(flow) < STILL**2)
+
+
+def _squares(vectors: Flow) -> Float32[np.ndarray, "height width"]:
+    return np.sum(np.square(vectors), axis=-1)
+
+
+@functools.lru_cache(maxsize=4)
+def _grid(height: int, width: int) -> tuple[Float32[np.ndarray, "height width"], Float32[np.ndarray, "height width"]]:
+    rows, columns = np.mgrid[:height, :width].astype(np.float32)
+    return rows, columns

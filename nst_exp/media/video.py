@@ -1,0 +1,441 @@
+"""Clips in and out: any video that FFmpeg decodes, animated GIF and WebP; frames are streamed, never all held.
+
+PyAV, not imageio, reads and writes video: it keeps exact frame rates, the time stamps of clips with a variable rate,
+and sound, packet by packet. Animations are imageio's. Time stamps are kept as they are: a frame comes out at the very
+moment at which it went in.
+
+This module must stay quick to import: inputs are checked before JAX is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import uuid
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import imageio.v3 as imageio
+import numpy as np
+import numpy.typing as npt
+from av.video.reformatter import ColorRange, Colorspace
+from PIL import Image as PillowImage
+
+from nst_exp.errors import InputError
+from nst_exp.media.image import ASPECTS
+from nst_exp.media.kind import animation_frames
+
+Levels = npt.NDArray[np.uint8]  # (H, W, 3), sRGB
+
+ON_CORRUPT = ("error", "skip")
+_MILLISECOND = Fraction(1, 1000)
+_DEFAULT_RATE = Fraction(25)  # of what does not say
+_MISSING = 2.5  # frames short of a clip's duration: it was cut off
+_HD = 720  # px of height from which video that does not say is BT.709, below it BT.601 (ITU practice)
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Codec:
+    """How a clip is written.
+
+    Attributes:
+        encoder: FFmpeg's name of it; empty for animations.
+        suffix: of the file, which says its container.
+        pixels: FFmpeg's pixel format.
+        options: of the encoder.
+        even: whether both sides must be even.
+        least: px, of either side.
+    """
+
+    encoder: str
+    suffix: str
+    pixels: str
+    options: tuple[tuple[str, str], ...] = ()
+    even: bool = False
+    least: int = 2
+
+
+CODECS = {
+    # x265 writes where it should not below its block size of 64 px
+    # CRF: of equal quality to the eye in each codec's own scale, visually close to lossless for painted texture
+    "h264": Codec("libx264", ".mp4", "yuv420p", (("crf", "16"), ("preset", "medium")), even=True),
+    "h265": Codec(
+        "libx265", ".mp4", "yuv420p", (("crf", "18"), ("x265-params", "log-level=none")), even=True, least=64
+    ),
+    "vp9": Codec("libvpx-vp9", ".webm", "yuv420p", (("crf", "24"), ("b", "0"), ("row-mt", "1")), even=True),
+    "av1": Codec("libsvtav1", ".mp4", "yuv420p", (("crf", "24"), ("preset", "8")), even=True),
+    "ffv1": Codec("ffv1", ".mkv", "bgr0", (("level", "3"),)),  # lossless
+    "gif": Codec("", ".gif", "rgb24"),
+    "webp": Codec("", ".webp", "rgb24"),
+}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame, upright.
+
+    Attributes:
+        index: its place in the source, from 0.
+        pts: when it is shown, in units of the clip's `time_base`.
+        levels: (H, W, 3).
+    """
+
+    index: int
+    pts: int
+    levels: Levels
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What a clip says of itself.
+
+    Attributes:
+        size: (width, height) in px, upright.
+        rate: frames a second, on average; exact where the file is.
+        time_base: seconds, the unit of time stamps.
+        frames: about how many there are, as the file says; None if it does not.
+        has_sound: whether there is an audio stream.
+    """
+
+    path: Path
+    size: tuple[int, int]
+    rate: Fraction
+    time_base: Fraction
+    frames: int | None
+    has_sound: bool
+    animation: bool
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which frames of a clip: `start` up to but without `end`, every `every`-th."""
+
+    start: int = 0
+    end: int | None = None
+    every: int = 1
+
+    def count(self, frames: int | None) -> int | None:
+        """How many frames are left of `frames`; None if that is not known."""
+        end = min((n for n in (frames, self.end) if n is not None), default=None)
+        return None if end is None else max(0, len(range(self.start, end, self.every)))
+
+
+def probe(path: Path, name: str) -> Clip:
+    """What the clip at `path` says of itself.
+
+    Args:
+        name: the config key that `path` came from, for messages.
+
+    Raises:
+        InputError: if it is no clip, or has no frame that can be decoded.
+    """
+    subject = f"{name}={str(path)!r}"
+    frames = animation_frames(path)
+    with _refusing(subject):
+        if frames is not None:
+            with PillowImage.open(path) as image:
+                size, rate = image.size, 1 / (_shown_ms(image) * _MILLISECOND)
+            return Clip(path, size, rate, _MILLISECOND, frames, has_sound=False, animation=True)
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InputError(f"{subject} has no video in it")
+            stream = container.streams.video[0]
+            first = next(container.decode(stream), None)
+            if first is None:
+                raise InputError(f"{subject} has no frames")
+            height, width, _ = _levels(first).shape
+            rate = stream.average_rate or stream.guessed_rate or _DEFAULT_RATE
+            sound = bool(container.streams.audio)
+            base = stream.time_base or 1 / rate
+            return Clip(path, (width, height), Fraction(rate), Fraction(base), _about(container, rate), sound, False)
+
+
+def read_frames(clip: Clip, cut: Cut, *, on_corrupt: str, name: str) -> Iterator[Frame]:
+    """The frames of `cut`, one after the other.
+
+    Args:
+        on_corrupt: `error`, or `skip`: leave out what cannot be decoded, with a log warning.
+        name: the config key that the clip came from, for messages.
+
+    Raises:
+        InputError: at the place where something cannot be decoded or, at the end, if the file was cut short.
+    """
+    subject = f"{name}={str(clip.path)!r}"
+    frames = _animated(clip) if clip.animation else _decoded(clip, on_corrupt, subject)
+    with _refusing(subject), contextlib.closing(frames):
+        yield from itertools.islice(frames, cut.start, cut.end, cut.every)
+
+
+def fitted_size(stored: tuple[int, int], size: int, aspect: str, *, even: bool) -> tuple[int, int]:
+    """(width, height) in px: the longer side `size` (`aspect="keep"`) or both, rounded to even if need be."""
+    if aspect not in ASPECTS:
+        raise InputError(f"aspect={aspect!r}: choose among {', '.join(ASPECTS)}")
+    width, height = (size, size) if aspect == "stretch" else (side * size / max(stored) for side in stored)
+    step = 2 if even else 1
+    return max(step, step * round(width / step)), max(step, step * round(height / step))
+
+
+def resize(levels: Levels, size: tuple[int, int]) -> Levels:
+    """`levels` at (width, height), by Lanczos as pictures are."""
+    if (levels.shape[1], levels.shape[0]) == size:
+        return levels
+    image = PillowImage.fromarray(levels)
+    return np.asarray(image.resize(size, PillowImage.Resampling.LANCZOS, reducing_gap=3))
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
+
+
+def _animated(clip: Clip) -> Generator[Frame]:
+    pts = 0
+    with PillowImage.open(clip.path) as image:
+        for index in range(clip.frames or 0):
+            image.seek(index)
+            image.load()
+            white = PillowImage.new("RGBA", image.size, "white")
+            opaque = PillowImage.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+            yield Frame(index, pts, np.asarray(opaque))
+            pts += _shown_ms(image)
+
+
+def _shown_ms(image: PillowImage.Image) -> int:
+    """How long the current frame is shown; browsers show for 100 ms what says 0."""
+    image.load()
+    return round(float(image.info.get("duration", 0))) or 100
+
+
+def _about(container: Any, rate: Fraction) -> int | None:
+    """How many frames there are: counted by MP4 and MOV, else what rate and duration come to."""
+    counted = container.streams.video[0].frames
+    if counted and _edits(container):
+        return int(counted)
+    return round(container.duration * rate / 1_000_000) if container.duration else None
+
+
+def _edits(container: Any) -> bool:
+    """Whether the file is of a kind whose frames are counted, but may be left out by a list of edits."""
+    return "mp4" in container.format.name.split(",")
+
+
+def _decoded(clip: Clip, on_corrupt: str, subject: str) -> Generator[Frame]:
+    index = 0
+    with av.open(str(clip.path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        stream.codec_context.options = {"err_detect": "explode"}  # what FFmpeg would otherwise paint over in grey
+        last = end = None
+        for packet in container.demux(stream):
+            end = packet.pts if packet.pts is not None else end
+            try:
+                found = packet.decode()
+            except av.error.FFmpegError as error:
+                _corrupt(f"{subject}: frame {index} cannot be decoded: {error.strerror}", on_corrupt)
+                continue
+            for frame in found:
+                last = _pts(frame, last, clip)
+                yield Frame(index, last, _levels(frame))
+                index += 1
+        if end is not None and stream.duration and not _edits(container):
+            missing = (stream.duration + (stream.start_time or 0) - end) * clip.time_base * clip.rate
+            if missing > _MISSING:
+                _corrupt(
+                    f"{subject} ends after {index} frames, {float(missing):.0f} before its end: it was cut short",
+                    on_corrupt,
+                )
+
+
+def _pts(frame: av.VideoFrame, last: int | None, clip: Clip) -> int:
+    """The frame's time stamp; later than the last, as some files' are not, and counted where there is none."""
+    least = 0 if last is None else last + 1
+    if frame.pts is None:
+        return 0 if last is None else last + max(1, round(1 / (clip.rate * clip.time_base)))
+    return frame.pts if last is None else max(frame.pts, least)
+
+
+def _corrupt(message: str, on_corrupt: str) -> None:
+    if on_corrupt == "error":
+        raise InputError(f"{message}; video.on_corrupt=skip leaves it out")
+    _log.warning(message)
+
+
+def _levels(frame: av.VideoFrame) -> Levels:
+    """The frame as sRGB levels, turned upright as its display matrix says."""
+    source = None
+    if frame.colorspace not in {int(space) for space in Colorspace}:
+        source = Colorspace.ITU709 if frame.height >= _HD else Colorspace.ITU601
+    levels = frame.reformat(format="rgb24", src_colorspace=source).to_ndarray()
+    turns = round(frame.rotation / 90) % 4
+    return np.ascontiguousarray(np.rot90(levels, turns))
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
+
+
+def write_clip(
+    path: Path,
+    frames: Iterable[tuple[int, Levels]],
+    codec: Codec,
+    *,
+    time_base: Fraction,
+    rate: Fraction,
+    sound_of: Clip | None = None,
+    sound_to_end: bool = True,
+) -> None:
+    """Write a clip, all or nothing; with the sound of another one, its packets copied as they are.
+
+    Args:
+        frames: time stamps in units of `time_base`, rising, and levels of one size.
+        rate: frames a second, for players that ask.
+        sound_of: whose audio goes along, from the first frame on; None for silence.
+        sound_to_end: whether all the rest of it goes along, or only what is heard until the last frame.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    os.environ.setdefault("SVT_LOG", "1")  # AV1's encoder says more than errors otherwise
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        if not codec.encoder:
+            _write_animation(temporary, frames, codec, time_base, rate)
+        else:
+            _write_video(temporary, frames, codec, time_base, rate, sound_of, sound_to_end=sound_to_end)
+        os.replace(temporary, path)
+    except (OSError, av.error.FFmpegError) as error:
+        raise InputError(f"{str(path)!r} cannot be written: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def suffix_with_sound(codec: Codec, clip: Clip) -> str:
+    """The suffix for a clip of `codec` with the sound of `clip`: Matroska where the usual container cannot hold it."""
+    if not clip.has_sound or not codec.encoder:
+        return codec.suffix
+    with av.open(str(clip.path)) as container:
+        names = {stream.codec_context.name for stream in container.streams.audio}
+    return codec.suffix if names <= _SOUND.get(codec.suffix, names) else ".mkv"
+
+
+# What players understand in these containers; FFmpeg would write more.
+_SOUND = {
+    ".mp4": frozenset(("aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus", "flac")),
+    ".webm": frozenset(("opus", "libopus", "vorbis", "libvorbis")),
+}
+_FORMATS = {".mp4": "mp4", ".webm": "webm", ".mkv": "matroska"}
+
+
+def _write_animation(
+    path: Path, frames: Iterable[tuple[int, Levels]], codec: Codec, time_base: Fraction, rate: Fraction
+) -> None:
+    stamps, pictures = zip(*frames, strict=True)
+    shown = [round((after - before) * time_base * 1000) for before, after in itertools.pairwise(stamps)]
+    shown.append(shown[-1] if shown else round(1000 / rate))
+    options: dict[str, Any] = {"lossless": False, "quality": 90} if codec.suffix == ".webp" else {}
+    imageio.imwrite(
+        path, np.stack(pictures), plugin="pillow", extension=codec.suffix, duration=shown, loop=0, **options
+    )
+
+
+def _write_video(
+    path: Path,
+    frames: Iterable[tuple[int, Levels]],
+    codec: Codec,
+    time_base: Fraction,
+    rate: Fraction,
+    sound_of: Clip | None,
+    *,
+    sound_to_end: bool,
+) -> None:
+    suffix = codec.suffix if sound_of is None else suffix_with_sound(codec, sound_of)
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(av.open(str(path), "w", format=_FORMATS[suffix]))
+        video: Any = output.add_stream(codec.encoder, rate=rate, options=dict(codec.options))
+        sound = stack.enter_context(_Sound(output, sound_of)) if sound_of and sound_of.has_sound else None
+        for pts, levels in frames:
+            if video.width != levels.shape[1]:
+                _configure(video, levels, codec, time_base)
+            frame = _encodable(levels, codec)
+            frame.pts, frame.time_base = pts, time_base
+            output.mux(video.encode(frame))
+            if sound:
+                sound.copy_until(pts * time_base)
+        output.mux(video.encode(None))
+        if sound and sound_to_end:
+            sound.copy_until(None)
+
+
+def _configure(video: Any, levels: Levels, codec: Codec, time_base: Fraction) -> None:
+    video.height, video.width, _ = levels.shape
+    video.pix_fmt, video.codec_context.time_base = codec.pixels, time_base
+    if codec.pixels.startswith("yuv"):
+        context = video.codec_context
+        context.color_primaries = context.color_trc = context.colorspace = int(Colorspace.ITU709)
+        context.color_range = int(ColorRange.MPEG)
+
+
+def _encodable(levels: Levels, codec: Codec) -> av.VideoFrame:
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(levels), format="rgb24")
+    if not codec.pixels.startswith("yuv"):
+        return frame.reformat(format=codec.pixels)
+    return frame.reformat(format=codec.pixels, dst_colorspace=Colorspace.ITU709)
+
+
+class _Sound:
+    """Copies the audio packets of a clip into another as time goes on."""
+
+    def __init__(self, output: Any, source: Clip) -> None:
+        self._output = output
+        self._source = av.open(str(source.path))
+        streams = self._source.streams.audio
+        self._copies = {stream.index: output.add_stream_from_template(stream) for stream in streams}
+        self._packets = self._source.demux(streams)
+        self._next: Any = None
+        picture = self._source.streams.video[0]
+        self._begin = (picture.start_time or 0) * (picture.time_base or 1)
+        self._from: Fraction | None = None
+
+    def __enter__(self) -> _Sound:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._source.close()
+
+    def copy_until(self, time: Fraction | None) -> None:
+        """Copy what begins before `time`, in s, or all that is left; the first call says where the pictures begin."""
+        if self._from is None:
+            whole = time is None or time <= self._begin  # with what encoders put before the first picture
+            self._from = Fraction(-(10**9)) if whole else time
+        while (packet := self._peek()) is not None and (time is None or packet.pts * packet.time_base <= time):
+            self._next = None
+            if (packet.pts + (packet.duration or 0)) * packet.time_base > self._from:
+                packet.stream = self._copies[packet.stream_index]
+                self._output.mux(packet)
+
+    def _peek(self) -> Any:
+        while self._next is None:
+            self._next = next(self._packets, None)
+            if self._next is None:
+                return None
+            if self._next.pts is None:  # the last packet, empty
+                self._next = None
+        return self._next
+
+
+@contextlib.contextmanager
+def _refusing(subject: str) -> Iterator[None]:
+    """Whatever goes wrong in here is the file's fault: wrap nothing but reading."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (av.error.FFmpegError, OSError, ValueError, SyntaxError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{subject} cannot be read: {reason}") from error

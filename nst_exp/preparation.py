@@ -1,0 +1,300 @@
+"""What a run needs before it begins: its plan, checked, and then its inputs, read."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import platformdirs
+
+from nst_exp import record
+from nst_exp.config import RunConfig, SolverConfig
+from nst_exp.errors import InputError
+from nst_exp.media.image import from_uint8, locate, read_image, sha256_of
+from nst_exp.media.kind import kind_of
+from nst_exp.networks import Vgg, get_network
+from nst_exp.objective import LossWeights, Objective, loss_weights
+from nst_exp.solver import Adam, Lbfgs, Method, OptaxLbfgs
+from nst_exp.stylize import Schedule, Stop, coarse_to_fine
+from nst_exp.types import Image, NetworkParams, StyleImage
+from nst_exp.weights import ParamsSource, load_params, params_sha256
+
+if TYPE_CHECKING:
+    from nst_exp.media.video import Clip, Cut  # which pictures need not wait for
+
+_METHODS: dict[str, Callable[..., Method]] = {"lbfgs": Lbfgs, "optax_lbfgs": OptaxLbfgs, "adam": Adam}
+
+_LEAST_SIDE = 16  # px; below, there is no picture to speak of
+_COARSEST = 128  # px; where coarse-to-fine begins ...
+_SINGLE_SCALE = 256  # px; ... for pictures larger than this
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that determines the result, checked, but nothing read yet that costs time.
+
+    Attributes:
+        kind: `image` or `video`.
+        clip: what a video says of itself.
+    """
+
+    config: RunConfig
+    kind: str
+    clip: Clip | None
+    objective: Objective
+    style_layer_weights: Mapping[str, float]
+    files: Mapping[str, Path]
+    hashes: Mapping[str, str]
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """Every setting under its readable name."""
+        return record.params(self.config, self.kind, self.objective.content_layers, self.style_layer_weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """Everything a run needs, read and checked.
+
+    Attributes:
+        content_image: the photograph, or the first frame of a clip.
+    """
+
+    plan: Plan
+    weights: LossWeights
+    content_image: Image
+    style_image: StyleImage
+    params: NetworkParams
+
+
+def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
+    """Check all that can be checked without reading pixels, and hash what will be read.
+
+    Args:
+        config: of the right types and ranges.
+        overrides: Hydra's; those that would have no effect are refused.
+
+    Raises:
+        InputError: on a layer that is not there, layer weights that do not fit, a file that cannot be read.
+    """
+    network = get_network(
+        config.network.name, pooling=config.pooling, padding=config.padding, precision=config.precision
+    )
+    content_layers = _canonical(network, "content_layer", config.content_layers)
+    style_layer_weights = _style_layer_weights(config, network)
+    _refuse_idle_weights(overrides, config, network, style_layer_weights)
+    objective = Objective(network, content_layers, tuple(style_layer_weights), config.loss.name)
+    files = {name: _locate(name, address) for name, address in (("content", config.content), ("style", config.style))}
+    kind = kind_of(files["content"]) if config.source == "auto" else config.source
+    _refuse_idle(overrides, kind)
+    clip = _probed(files["content"]) if kind == "video" else None
+    hashes = {name: sha256_of(path) for name, path in files.items()}
+    layers = network.truncated(objective.layers)
+    hashes["params"] = params_sha256(_params_source(config), network, layers, cache_folder(config))
+    return Plan(config, kind, clip, objective, style_layer_weights, files, hashes)
+
+
+def load(plan: Plan) -> Inputs:
+    """Read pictures and params.
+
+    Raises:
+        InputError: if one of them cannot be read, or is too small.
+    """
+    config = plan.config
+    weights = loss_weights(
+        content_weight=config.content_weight,
+        style_weight=config.style_weight,
+        style_scale=config.loss.style_scale,
+        style_layer_weights=plan.style_layer_weights,
+        tv_weight=config.tv_weight,
+        range_weight=config.range_weight,
+        temporal_weight=config.temporal_weight,
+        normalise=config.loss.name == "relative",
+    )
+    content_image, style_image = _read_images(plan)
+    return Inputs(plan, weights, content_image, style_image, _load_params(plan))
+
+
+def _canonical(network: Vgg, name: str, layers: Iterable[str]) -> tuple[str, ...]:
+    try:
+        canonical = tuple(network.canonical_layer(layer) for layer in layers)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
+    twice = {layer for layer in canonical if canonical.count(layer) > 1}
+    if twice:
+        raise InputError(f"{name}: {', '.join(sorted(twice))} is named twice")
+    return canonical
+
+
+def _style_layer_weights(config: RunConfig, network: Vgg) -> dict[str, float]:
+    """The weight of each style layer by its canonical name, in the order of `style_layers`."""
+    layers = _canonical(network, "style_layers", config.style_layers)
+    if config.style_layer_weights is not None:
+        weights = dict(zip(layers, config.style_layer_weights, strict=True))
+    else:
+        table = config.style_layer_weight
+        named = dict(zip(_canonical(network, "style_layer_weight", table), table.values(), strict=True))
+        missing = [layer for layer in layers if layer not in named]
+        if missing:
+            raise InputError(f"style_layer_weight names no weight for {', '.join(missing)}, among style_layers")
+        weights = {layer: named[layer] for layer in layers}
+    if sum(weights.values()) == 0:
+        raise InputError(f"all weights of style_layers are 0 ({', '.join(layers)}): use style_weight=0")
+    return weights
+
+
+def _refuse_idle(overrides: Sequence[str], kind: str) -> None:
+    """Refuse what says nothing of this kind of source; a group's choice may stand."""
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if record.is_idle(key, kind):
+            raise InputError(f"{override} has no effect: the source is {kind}")
+
+
+def _refuse_idle_weights(
+    overrides: Sequence[str], config: RunConfig, network: Vgg, style_layer_weights: Mapping[str, float]
+) -> None:
+    """Refuse a weight for a layer that is not in use: a sweep over it would be the same run many times."""
+    for override in overrides:
+        table, _, layer = override.lstrip("+").partition("=")[0].partition(".")
+        if table != "style_layer_weight":
+            continue
+        if network.canonical_layer(layer) not in style_layer_weights:
+            used = ", ".join(style_layer_weights)
+            raise InputError(f"{override} has no effect: {layer} is not among style_layers ({used})")
+        if config.style_layer_weights is not None:
+            raise InputError(f"{override} has no effect: style_layer_weights={config.style_layer_weights} is given")
+
+
+def _read_images(plan: Plan) -> tuple[Image, StyleImage]:
+    """Content and style image at their sizes."""
+    config = plan.config
+    least = max(plan.objective.network.smallest_side(plan.objective.layers), _LEAST_SIDE)
+    style = _image(
+        "style", plan.hashes["style"], plan.files["style"], round(config.size * config.style_zoom), config.aspect, least
+    )
+    return _content(plan, least), style
+
+
+@functools.lru_cache(maxsize=32)
+def _image(name: str, sha256: str, path: Path, size: int, aspect: str, least: int) -> Image:
+    """A picture on the device, the same object for all runs that read it: lanes then hold it once.
+
+    Args:
+        sha256: of the file, for the contents behind a path may change.
+    """
+    return jnp.asarray(read_image(path, size=size, aspect=aspect, smallest_side=least, name=name))
+
+
+def _content(plan: Plan, least: int) -> Image:
+    """The photograph, or the first frame that a clip's run takes."""
+    config, path = plan.config, plan.files["content"]
+    if plan.clip is None:
+        return _image("content", plan.hashes["content"], path, config.size, config.aspect, least)
+    from nst_exp.media.video import CODECS, read_frames, resize
+
+    width, height = frame_size(plan)
+    if min(width, height) < least:
+        raise InputError(
+            f"content={str(path)!r}: at size={config.size} its frames would be {width}x{height} px, "
+            f"at least {least} px needed on the short side"
+        )
+    codec = config.video.codec
+    if min(width, height) < CODECS[codec].least:
+        raise InputError(
+            f"video.codec={codec}: frames of {width}x{height} px, at least {CODECS[codec].least} px needed"
+        )
+    first = next(read_frames(plan.clip, cut_of(config), on_corrupt=config.video.on_corrupt, name="content"), None)
+    if first is None:
+        raise InputError(f"video.start={config.video.start}: content={str(path)!r} has no frame there")
+    return jnp.asarray(from_uint8(resize(first.levels, (width, height))))
+
+
+def frame_size(plan: Plan) -> tuple[int, int]:
+    """(width, height) in px of a clip's frames; even where the codec wants that."""
+    from nst_exp.media.video import CODECS, fitted_size
+
+    assert plan.clip is not None
+    config = plan.config
+    even = "clip" in config.video.write and CODECS[config.video.codec].even
+    return fitted_size(plan.clip.size, config.size, config.aspect, even=even)
+
+
+def cut_of(config: RunConfig) -> Cut:
+    """Which frames of a clip are taken."""
+    from nst_exp.media.video import Cut
+
+    return Cut(config.video.start, config.video.end, config.video.every)
+
+
+def _probed(path: Path) -> Clip:
+    from nst_exp.media.video import probe
+
+    return probe(path, "content")
+
+
+def _locate(name: str, address: str) -> Path:
+    try:
+        return locate(address)
+    except InputError as error:
+        raise InputError(f"{name}={error}") from error
+
+
+def _load_params(plan: Plan) -> NetworkParams:
+    """The params of all layers in use, on the device; compiled code is cached beside them."""
+    cache, network = cache_folder(plan.config), plan.objective.network
+    jax.config.update("jax_compilation_cache_dir", str(cache / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small functions add up to seconds
+    layers = network.truncated(plan.objective.layers)
+    return _params(plan.hashes["params"], _params_source(plan.config), network, layers, cache)
+
+
+@functools.lru_cache(maxsize=2)
+def _params(sha256: str, source: ParamsSource, network: Vgg, layers: tuple[str, ...], cache: Path) -> NetworkParams:
+    """A network's params on the device, the same object for all runs that have these; `sha256` as of `_image`."""
+    return jax.device_put(load_params(source, network, layers, cache).params)
+
+
+def cache_folder(config: RunConfig) -> Path:
+    """Where downloads, converted params and compiled code are kept."""
+    return Path(config.cache_dir).expanduser() if config.cache_dir else platformdirs.user_cache_path("nst_exp")
+
+
+def _params_source(config: RunConfig) -> ParamsSource:
+    path = Path(config.params.path).expanduser() if config.params.path else None
+    return ParamsSource(config.params.source, path, config.params.preprocessing, config.params.seed)
+
+
+def solver_method(solver: SolverConfig) -> Method:
+    """The solver's method; the configuration has checked that its options are those the method has."""
+    options = dataclasses.asdict(solver)
+    method = _METHODS[options.pop("name")]
+    return method(**{name: value for name, value in options.items() if value is not None})
+
+
+def schedule_of(inputs: Inputs) -> Schedule:
+    """How a picture's work is laid out, coarse to fine."""
+    config, objective = inputs.plan.config, inputs.plan.objective
+    _, height, width, _ = inputs.content_image.shape
+    coarsest = config.coarsest_size or (_COARSEST if config.size > _SINGLE_SCALE else config.size)
+    smallest = max(objective.network.smallest_side(objective.layers), _LEAST_SIDE)
+    sizes = coarse_to_fine(height, width, coarsest, smallest)
+    stop = Stop(config.stop.improvement, config.stop.window)
+    return Schedule(sizes[-config.steps :], config.steps, config.init, stop)
+
+
+@contextlib.contextmanager
+def memory_explained(config: RunConfig) -> Iterator[None]:
+    """Makes the device's lack of memory something that a user can put right."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise InputError(f"size={config.size}: the device is out of memory, give a smaller one") from error

@@ -1,0 +1,264 @@
+"""Clips through the real command: whole, in order, in every mode, tracked, and surviving what stops them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import clips
+import numpy as np
+import pytest
+from command import OUT, Outcome, arguments_of, run_in_process
+from mlflow import MlflowClient
+from PIL import Image
+
+QUICK = ("steps=3", "video.steps=2", "video.window=1", "cache_dir=cache")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six frames at 30000/1001 with sound."""
+    return clips.write(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=6, sound="aac")
+
+
+def painted(*arguments: str, clip: Path, folder: Path) -> Outcome:
+    return run_in_process(f"content={clip}", *arguments, *QUICK, folder=folder)
+
+
+def result_of(folder: Path, out: str = OUT) -> dict:
+    return json.loads((folder / out / "result.json").read_text())
+
+
+def frames_of(folder: Path, pass_: int = 1) -> dict[str, np.ndarray]:
+    """Levels by file name."""
+    paths = sorted((folder / "frames" / f"pass{pass_}").glob("*.png"))
+    return {path.name: np.asarray(Image.open(path)) for path in paths}
+
+
+def test_a_clip_goes_in_and_a_clip_comes_out(clip: Path, tmp_path: Path) -> None:
+    outcome = painted("video.write=[clip,frames,side_by_side]", "tracking=sqlite", clip=clip, folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    out, result = tmp_path / OUT, result_of(tmp_path)
+    assert clips.stamps_of(out / "pastiche.mp4") == clips.stamps_of(clip)
+    assert clips.sound_of(out / "pastiche.mp4") == clips.sound_of(clip)
+    assert clips.levels_of(out / "pastiche.mp4")[0].shape == (22, 32, 3)  # 48x32 at size=32, made even
+    assert clips.levels_of(out / "side_by_side.mp4")[0].shape == (22, 64, 3)
+    frames = frames_of(out)
+    assert list(frames) == [f"{index:06d}.png" for index in range(6)]
+    np.testing.assert_array_equal(Image.open(out / result["pastiche"]), frames["000003.png"])
+    assert result["frames"] == 6
+    assert {"temporal", "content", "style"} <= result["losses"].keys()
+    assert {"warping_error", "flicker", "brightness_drift", "lpips", "style_distance"} <= result["measures"].keys()
+    assert 6 < result["evaluations"] <= 4 + 5 * 3
+
+
+def test_what_mlflow_has_of_a_clip(clip: Path, tmp_path: Path) -> None:
+    outcome = painted("tracking=sqlite", "tracking.snapshots=2", clip=clip, folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
+    (run,) = client.search_runs([client.get_experiment_by_name("nst_exp").experiment_id])
+    assert run.info.status == "FINISHED"
+    assert (run.data.params["source"], run.data.params["video.mode"]) == ("video", "flow")
+    for name in ("loss/total", "frame/evaluations", "frame/seconds"):
+        assert [metric.step for metric in client.get_metric_history(run.info.run_id, name)] == list(range(6))
+    assert "measure/warping_error" in run.data.metrics
+    assert {"pastiche.mp4", "trace.csv"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
+    steps = {file.path.split("%")[3] for file in client.list_artifacts(run.info.run_id, "images")}
+    assert {"0", "2", "4"} <= steps  # of sample frames
+
+
+def test_modes_begin_alike_and_differ(clip: Path, tmp_path: Path) -> None:
+    outcome = painted(
+        "-m", "video=independent,warm_start,flow", "video.write=[clip,frames]", clip=clip, folder=tmp_path
+    )
+    assert outcome.code == 0, outcome.stderr
+    independent, warm, flow = (frames_of(tmp_path / OUT / str(number)) for number in range(3))
+    for other in (warm, flow):
+        np.testing.assert_array_equal(independent["000000.png"], other["000000.png"])
+        assert not np.array_equal(independent["000005.png"], other["000005.png"])
+    assert (tmp_path / OUT / "report.html").is_file()
+    table = (tmp_path / OUT / "table.csv").read_text()
+    assert "warping_error" in table.splitlines()[0]
+    evaluations = [result_of(tmp_path / OUT, str(number))["evaluations"] for number in range(3)]
+    assert evaluations[0] == 6 * 4
+    assert max(evaluations[1:]) < evaluations[0]
+
+
+def test_an_independent_frame_is_the_picture_of_it(clip: Path, tmp_path: Path) -> None:
+    levels = clips.levels_of(clip)[4]
+    Image.fromarray(levels).resize((32, 22), Image.Resampling.LANCZOS, reducing_gap=3).save(tmp_path / "frame.png")
+    arguments = ("video=independent", "video.start=4", "video.write=[clip,frames]")
+    assert painted(*arguments, clip=clip, folder=tmp_path).code == 0
+    assert run_in_process("content=frame.png", "steps=3", "hydra.run.dir=picture", folder=tmp_path).code == 0
+    picture = np.asarray(Image.open(tmp_path / "picture" / "pastiche.png"))
+    np.testing.assert_array_equal(frames_of(tmp_path / OUT)["000004.png"], picture)
+
+
+def test_a_part_of_a_clip(clip: Path, tmp_path: Path) -> None:
+    outcome = painted("video.start=1", "video.end=6", "video.every=2", clip=clip, folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    stamps, source = clips.stamps_of(tmp_path / OUT / "pastiche.mp4"), clips.stamps_of(clip)
+    assert np.diff(stamps).tolist() == np.diff(source[1::2]).tolist()
+    assert result_of(tmp_path)["frames"] == 3
+    assert not (tmp_path / OUT / "frames").exists()  # the clip is what was asked for
+
+
+def test_passes_back_and_forth(clip: Path, tmp_path: Path) -> None:
+    outcome = painted("video.passes=2", "video.write=[clip,frames]", clip=clip, folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    first, second = (frames_of(tmp_path / OUT, pass_) for pass_ in (1, 2))
+    assert list(first) == list(second)
+    assert not np.array_equal(first["000000.png"], second["000000.png"])
+    assert clips.stamps_of(tmp_path / OUT / "pastiche.mp4") == clips.stamps_of(clip)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_animations_in_and_out(suffix: str, tmp_path: Path) -> None:
+    pictures = [Image.fromarray(clips.scene(index)) for index in range(3)]
+    source = tmp_path / f"a.{suffix}"
+    pictures[0].save(source, save_all=True, append_images=pictures[1:], duration=[50, 70, 90], loop=0)
+    outcome = painted(f"video.codec={suffix}", clip=source, folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    with Image.open(tmp_path / OUT / f"pastiche.{suffix}") as made:
+        durations = []
+        for index in range(made.n_frames):
+            made.seek(index)
+            made.load()
+            durations.append(made.info["duration"])
+    assert durations[:2] == [50, 70]
+
+
+# --- what stops a clip ------------------------------------------------------------------------------------------
+
+
+def test_killed_at_any_frame_it_goes_on_to_the_same_clip(clip: Path, tmp_path: Path) -> None:
+    """SIGKILL after the first and after the fourth frame, each time the same command again; no frame is done twice."""
+    arguments = [f"content={clip}", *QUICK, "video.write=[clip,frames]"]
+    command = [sys.executable, "-m", "nst_exp.run", *arguments_of(*arguments)]
+    seen: set[tuple[str, float]] = set()
+    for count in (1, 4):
+        out = f"killed{count}"
+        process = subprocess.Popen([*command, f"hydra.run.dir={out}"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        folder = tmp_path / out / "frames" / "pass1"
+        deadline = time.monotonic() + 120
+        while len(list(folder.glob("0*.png"))) < count and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        done = sorted(folder.glob("0*.png"))
+        assert count <= len(done)
+        seen |= {(path.name, path.stat().st_mtime_ns) for path in done}
+    assert run_in_process(*arguments, "hydra.run.dir=whole", folder=tmp_path).code == 0
+    after = {(path.name, path.stat().st_mtime_ns) for path in (tmp_path / "whole/frames/pass1").glob("*.png")}
+    assert seen <= after
+    assert run_in_process(*arguments, "hydra.run.dir=undisturbed", "force=true", folder=tmp_path).code == 0
+    for name in ("whole", "undisturbed"):
+        assert len(frames_of(tmp_path / name)) == 6
+    for one, other in zip(*(frames_of(tmp_path / name).values() for name in ("whole", "undisturbed")), strict=True):
+        np.testing.assert_array_equal(one, other)
+    hashes = [result_of(tmp_path, name)["sha256"]["clip"] for name in ("whole", "undisturbed")]
+    assert hashes[0] == hashes[1]
+
+
+def test_a_torn_frame_leaves_a_playable_clip_and_can_be_skipped(tmp_path: Path) -> None:
+    data = bytearray(clips.write(tmp_path / "a.avi", frames=6, codec="mjpeg", pixels="yuvj420p").read_bytes())
+    starts = [at for at in range(len(data)) if data[at : at + 3] == b"\xff\xd8\xff"]
+    data[starts[3] : starts[4] - 8] = bytes(starts[4] - 8 - starts[3])
+    torn = tmp_path / "torn.avi"
+    torn.write_bytes(data)
+    outcome = painted(clip=torn, folder=tmp_path)
+    assert outcome.code == 1
+    (line,) = outcome.stderr.splitlines()
+    assert line.startswith(f"nst_exp: content='{torn}': frame 3 cannot be decoded")
+    assert "video.on_corrupt=skip" in line
+    assert len(clips.levels_of(tmp_path / OUT / "pastiche.mp4")) == 3
+    assert not (tmp_path / OUT / "result.json").exists()
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / OUT / "frames/pass1").glob("*.png")}
+    shutil.move(tmp_path / OUT, tmp_path / "before")
+    again = painted("video.on_corrupt=skip", "video.write=[clip,frames]", clip=torn, folder=tmp_path)
+    assert again.code == 0, again.stderr
+    assert len(clips.levels_of(tmp_path / OUT / "pastiche.mp4")) == result_of(tmp_path)["frames"] == 5
+    assert len(kept) == 3
+
+
+def test_a_disk_that_fills_keeps_what_is_done(clip: Path, tmp_path: Path) -> None:
+    """As far as a limit on the size of files can play a full disk."""
+    import resource
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1200, 1200))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    arguments = arguments_of(f"content={clip}", *QUICK, "cache_dir=cache", "ledger=null")
+    run_in_process("style_weight=0.1", folder=tmp_path)
+    outcome = subprocess.run(
+        [sys.executable, "-m", "nst_exp.run", *arguments, "hydra.run.dir=full"],
+        cwd=tmp_path,
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert outcome.returncode == 1
+    assert "cannot be written: File too large" in outcome.stderr.splitlines()[-1]
+    assert not list((tmp_path / "full").rglob("*.tmp"))
+    assert not (tmp_path / "full" / "result.json").exists()
+
+
+REFUSED = {
+    "video.start=6": "video.start=6: content='{clip}' has no frame there",
+    "video.end=0": "video.end=0: must be above video.start=0",
+    "video.every=0": "video.every=0: must be at least 1",
+    "video.codec=foo": "video.codec=foo: choose one of h264, h265, vp9, av1, ffv1, gif, webp",
+    "video.codec=h265": "video.codec=h265: frames of 32x22 px, at least 64 px needed",
+    "video.write=[]": "video.write=[]: must be a list of clip, frames, side_by_side",
+    "video.write=[film]": "video.write=film: choose one of clip, frames, side_by_side",
+    "video.reach=[2]": "video.reach=[2]: must have 1",
+    "video.reach=[0]": "video.reach=[0]: must be a list of numbers of frames",
+    "video=warm_start video.passes=2": "video.passes=2: more than one pass needs video=flow",
+    "video=foo": "video/foo",
+    "source=foo": "source=foo: choose one of auto, image, video, camera",
+    "video.on_corrupt=foo": "video.on_corrupt=foo: choose one of error, skip",
+    "temporal_weight=-1": "temporal_weight=-1.0: must be a finite number, 0 or above",
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_refused(arguments: str, clip: Path, tmp_path: Path) -> None:
+    outcome = run_in_process(f"content={clip}", *arguments.split(), folder=tmp_path)
+    assert outcome.code == 1
+    (line,) = outcome.stderr.splitlines()
+    assert REFUSED[arguments].format(clip=clip) in line
+    assert not list(tmp_path.rglob("*.mp4"))
+
+
+def test_refused_files(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "sound.mp4"), "w") as output:
+        audio = output.add_stream("aac", rate=48000, layout="mono")
+        output.mux(clips._sine(audio, 0.2))
+    (tmp_path / "empty.mp4").touch()
+    whole = clips.write(tmp_path / "whole.mp4")
+    (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:-400])
+    said = {"sound.mp4": "has no video in it", "empty.mp4": "it is empty", "cut.mp4": "cannot be read"}
+    for name, reason in said.items():
+        outcome = run_in_process(f"content={name}", folder=tmp_path)
+        assert outcome.code == 1
+        (line,) = outcome.stderr.splitlines()
+        assert line.startswith(f"nst_exp: content='{name}'")
+        assert reason in line, line
+        assert not list((tmp_path / OUT).rglob("*.mp4"))
+
+
+@pytest.mark.parametrize("setting", ["video.steps=3", "temporal_weight=10", "camera.port=0"])
+def test_what_says_nothing_of_a_picture(setting: str, tmp_path: Path) -> None:
+    outcome = run_in_process(setting, folder=tmp_path)
+    assert outcome.code == 1
+    assert f"{setting} has no effect: the source is image" in outcome.stderr

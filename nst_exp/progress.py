@@ -63,7 +63,7 @@ class Lines:
 
 @contextlib.contextmanager
 def progress(steps: int | None, unit: str = "step", lanes: int = 1) -> Iterator[Bar | Lines]:
-    """Shows progress over `steps` steps, if known, of pictures in lanes; a bar only on a terminal, if Hydra lets info pass."""
+    """Shows progress over `steps` steps, if known, of so many lanes; a bar only on a terminal, at Hydra's verbosity."""
     if not (sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)):
         yield Lines(steps, unit, lanes)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import platformdirs
 from nst_exp import record
 from nst_exp.config import RunConfig, SolverConfig
 from nst_exp.errors import InputError
-from nst_exp.media.image import Pixels, from_uint8, locate, read_image, sha256_of
+from nst_exp.media.image import from_uint8, locate, read_image, sha256_of
 from nst_exp.media.kind import kind_of
 from nst_exp.networks import Vgg, get_network
 from nst_exp.objective import LossWeights, Objective, loss_weights
@@ -175,16 +176,27 @@ def _read_images(plan: Plan) -> tuple[Image, StyleImage]:
     """Content and style image at their sizes."""
     config = plan.config
     least = max(plan.objective.network.smallest_side(plan.objective.layers), _LEAST_SIDE)
-    zoomed = round(config.size * config.style_zoom)
-    style = read_image(plan.files["style"], size=zoomed, aspect=config.aspect, smallest_side=least, name="style")
-    return jnp.asarray(_content(plan, least)), jnp.asarray(style)
+    style = _image(
+        "style", plan.hashes["style"], plan.files["style"], round(config.size * config.style_zoom), config.aspect, least
+    )
+    return _content(plan, least), style
 
 
-def _content(plan: Plan, least: int) -> Pixels:
+@functools.lru_cache(maxsize=32)
+def _image(name: str, sha256: str, path: Path, size: int, aspect: str, least: int) -> Image:
+    """A picture on the device, the same object for all runs that read it: lanes then hold it once.
+
+    Args:
+        sha256: of the file, for the contents behind a path may change.
+    """
+    return jnp.asarray(read_image(path, size=size, aspect=aspect, smallest_side=least, name=name))
+
+
+def _content(plan: Plan, least: int) -> Image:
     """The photograph, or the first frame that a clip's run takes."""
     config, path = plan.config, plan.files["content"]
     if plan.clip is None:
-        return read_image(path, size=config.size, aspect=config.aspect, smallest_side=least, name="content")
+        return _image("content", plan.hashes["content"], path, config.size, config.aspect, least)
     from nst_exp.media.video import CODECS, read_frames, resize
 
     width, height = frame_size(plan)
@@ -201,7 +213,7 @@ def _content(plan: Plan, least: int) -> Pixels:
     first = next(read_frames(plan.clip, cut_of(config), on_corrupt=config.video.on_corrupt, name="content"), None)
     if first is None:
         raise InputError(f"video.start={config.video.start}: content={str(path)!r} has no frame there")
-    return from_uint8(resize(first.levels, (width, height)))
+    return jnp.asarray(from_uint8(resize(first.levels, (width, height))))
 
 
 def frame_size(plan: Plan) -> tuple[int, int]:
@@ -240,7 +252,13 @@ def _load_params(plan: Plan) -> NetworkParams:
     jax.config.update("jax_compilation_cache_dir", str(cache / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small functions add up to seconds
     layers = network.truncated(plan.objective.layers)
-    return jax.device_put(load_params(_params_source(plan.config), network, layers, cache).params)
+    return _params(plan.hashes["params"], _params_source(plan.config), network, layers, cache)
+
+
+@functools.lru_cache(maxsize=2)
+def _params(sha256: str, source: ParamsSource, network: Vgg, layers: tuple[str, ...], cache: Path) -> NetworkParams:
+    """A network's params on the device, the same object for all runs that have these; `sha256` as of `_image`."""
+    return jax.device_put(load_params(source, network, layers, cache).params)
 
 
 def cache_folder(config: RunConfig) -> Path:

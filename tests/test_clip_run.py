@@ -104,6 +104,18 @@ def test_an_independent_frame_is_the_picture_of_it(clip: Path, tmp_path: Path) -
     np.testing.assert_array_equal(frames_of(tmp_path / OUT)["000004.png"], picture)
 
 
+def test_independent_frames_side_by_side(clip: Path, tmp_path: Path) -> None:
+    """Three lanes, and of five frames two left over, agree with one at a time."""
+    frames = {}
+    for lanes in (1, 3):
+        settings = ("video=independent", "video.end=5", f"video.lanes={lanes}", "video.write=[clip,frames]")
+        outcome = painted(*settings, "ledger=null", f"hydra.run.dir=lanes{lanes}", clip=clip, folder=tmp_path)
+        assert outcome.code == 0, outcome.stderr
+        frames[lanes] = frames_of(tmp_path / f"lanes{lanes}")
+    for one, other in zip(frames[1].values(), frames[3].values(), strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+
+
 def test_a_part_of_a_clip(clip: Path, tmp_path: Path) -> None:
     outcome = painted("video.start=1", "video.end=6", "video.every=2", clip=clip, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
@@ -217,6 +229,7 @@ REFUSED = {
     "video=warm_start video.passes=2": "video.passes=2: more than one pass needs video=flow",
     "video=foo": "video/foo",
     "source=foo": "source=foo: choose one of auto, image, video, camera",
+    "video.lanes=0": "video.lanes=0: must be at least 1",
     "video.on_corrupt=foo": "video.on_corrupt=foo: choose one of error, skip",
     "temporal_weight=-1": "temporal_weight=-1.0: must be a finite number, 0 or above",
 }

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from nst_exp import record
 from nst_exp.clip import Link, Past, blended, link
-from nst_exp.config import RunConfig, SolverConfig
+from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
 from nst_exp.flow import hidden, motion_edges, still
 from nst_exp.flow_cache import Flows
@@ -30,11 +30,21 @@ from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_image
 from nst_exp.media.video import CODECS, Clip, Frame, read_frames, resize, suffix_with_sound, write_clip
 from nst_exp.memory import forget_peak, peak_mb
 from nst_exp.objective import Anchor
-from nst_exp.preparation import Inputs, cache_folder, cut_of, frame_size, memory_explained, schedule_of, solver_method
+from nst_exp.preparation import (
+    Inputs,
+    cache_folder,
+    cut_of,
+    following_method,
+    following_schedule,
+    frame_size,
+    memory_explained,
+    schedule_of,
+    solver_method,
+)
 from nst_exp.progress import progress
-from nst_exp.results import CLIP, FRAMES, PICTURE, SIDE_BY_SIDE, RunFolder
+from nst_exp.results import CLIP, FRAMES, PICTURE, SIDE_BY_SIDE, RunFolder, loss_column
 from nst_exp.steadiness import Seen, Steadiness
-from nst_exp.stylize import Lane, Progress, Schedule, Solution, Stop, lanes_that_fit, stylize
+from nst_exp.stylize import Lane, Progress, Solution, lanes_that_fit, stylize
 from nst_exp.tracking import TrackedRun
 
 Levels = npt.NDArray[np.uint8]
@@ -194,13 +204,9 @@ def _paint(
 
 def _numbers(solution: Solution, pts: int, seconds: float) -> dict[str, float]:
     """What is kept of a frame besides its picture."""
-    losses = {
-        name.replace("style.", "loss_of_layer/") if "." in name else f"loss/{name}": value
-        for name, value in solution.losses.items()
-    }
     return {
         "loss/total": solution.total_loss,
-        **losses,
+        **{loss_column(name): value for name, value in solution.losses.items()},
         "frame/steps": solution.steps,
         "frame/evaluations": solution.evaluations,
         "frame/restarts": solution.restarts,
@@ -217,14 +223,14 @@ def _solved(
     owns: Sequence[Levels | None],
     show: _Show,
 ) -> list[Solution | InputError]:
-    config, schedule, solver = inputs.plan.config, schedule_of(inputs), inputs.plan.config.solver
+    config, schedule, method = inputs.plan.config, schedule_of(inputs), solver_method(inputs.plan.config.solver)
     lanes = [
         Lane(inputs.weights, jnp.asarray(from_uint8(frame.levels)), inputs.style_image, seed=config.seed)
         for frame in todo
     ]
     if owns[0] is not None or (past and config.video.mode != "independent"):
         (frame,) = todo
-        schedule, solver = _following(config, schedule, frame.levels.shape[:2]), _following_solver(config)
+        schedule, method = following_schedule(inputs), following_method(config)
         lanes = [_following_lane(lanes[0], _flows(inputs, source), config, frame.index, frame.levels, past, owns[0])]
 
     evaluations = np.zeros(len(todo), int)
@@ -233,23 +239,7 @@ def _solved(
         evaluations[chunk.lane] = chunk.trace.evaluations[-1]
         show(float(chunk.trace.totals[-1]), int(evaluations.sum()))
 
-    return stylize(inputs.plan.objective, solver_method(solver), inputs.params, lanes, schedule, on_chunk)
-
-
-def _following(config: RunConfig, first: Schedule, size: tuple[int, ...]) -> Schedule:
-    """The work on a frame that has a picture to set out from: at full size only, until it improves no more."""
-    video = config.video
-    assert video.steps is not None
-    assert video.improvement is not None
-    assert video.window is not None
-    stop = Stop(video.improvement, video.window)
-    return replace(first, sizes=((size[0], size[1]),), steps=video.steps, stop=stop)
-
-
-def _following_solver(config: RunConfig) -> SolverConfig:
-    """Of a solver whose first step has a length, that of a frame that sets out from near its end."""
-    first_step = None if config.solver.first_step is None else config.video.first_step
-    return replace(config.solver, first_step=first_step)
+    return stylize(inputs.plan.objective, method, inputs.params, lanes, schedule, on_chunk)
 
 
 def _following_lane(

@@ -106,7 +106,11 @@ def prepare(config: RunConfig, folder: Path, origin: Origin) -> ReadyRun | None:
     plan = make_plan(config, origin.overrides)
     store, run_folder = Store.of(config.tracking), RunFolder(folder)
     description = _describe(plan, origin, store)
-    if origin.in_sweep and _is_done(description, run_folder, Ledger.at(config.ledger), force=config.force):
+    if (
+        origin.in_sweep
+        and plan.repeatable
+        and _is_done(description, run_folder, Ledger.at(config.ledger), force=config.force)
+    ):
         if store.backend != "none":
             upload(store, run_folder, origin.parent)
         return None
@@ -145,18 +149,29 @@ def work(
 
         canvases = [Canvas(run.ready.inputs, run.ready.folder, run.tracked) for run in runs]
         rest = [partial(finish_picture, *one) for one in zip(canvases, paint(canvases, within), strict=True)]
-    else:  # pictures need not wait for what reads video
-        from nst_exp.clip_run import paint_clip
-
-        rest = [partial(paint_clip, run.ready.inputs, run.ready.folder, run.tracked) for run in runs]
+    else:
+        paint_film = _film_painter(runs[0].ready.inputs.plan.kind)
+        rest = [partial(paint_film, run.ready.inputs, run.ready.folder, run.tracked) for run in runs]
     return [partial(_finish, run, finish) for run, finish in zip(runs, rest, strict=True)]
+
+
+def _film_painter(kind: str) -> Callable[[Inputs, RunFolder, TrackedRun], dict[str, Any]]:
+    """What does the work of a clip or a camera; pictures need not wait for what reads video."""
+    if kind == "camera":
+        from nst_exp.camera_run import paint_camera
+
+        return paint_camera
+    from nst_exp.clip_run import paint_clip
+
+    return paint_clip
 
 
 def _finish(run: BegunRun, rest: Finish) -> dict[str, Any]:
     """Do the rest; then the ledger and MLflow hear of it."""
     ready, result = run.ready, rest()
     folder = ready.folder
-    Ledger.at(ready.inputs.plan.config.ledger).add_run(ready.description.identity, folder.path)
+    if ready.inputs.plan.repeatable:
+        Ledger.at(ready.inputs.plan.config.ledger).add_run(ready.description.identity, folder.path)
     run.tracked.log_result(folder)
     _log.info("%s: %s", "clip" if "clip" in result else "picture", folder.path / result.get("clip", PICTURE))
     return result

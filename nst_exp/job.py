@@ -51,8 +51,8 @@ def origin(config: RunConfig, settings: Any) -> Origin:
 
     overrides = list(settings.overrides.task)
     if settings.mode == RunMode.RUN:
-        content, style = (PurePath(address).stem for address in (config.content, config.style))
-        return Origin(f"{content} x {style}", overrides)
+        content = "camera" if config.source == "camera" else PurePath(config.content).stem
+        return Origin(f"{content} x {PurePath(config.style).stem}", overrides)
     sweep = Sweep.in_folder(Path(settings.sweep.dir))
     values = [_short(override.partition("=")[2]) for override in sweep.swept(overrides)]
     name = f"{settings.job.num}: {', '.join(values)}"

@@ -18,7 +18,7 @@ from nst_exp.memory import forget_peak, peak_mb
 from nst_exp.objective import Objective
 from nst_exp.preparation import Inputs, cache_folder, memory_explained, schedule_of, solver_method
 from nst_exp.progress import progress
-from nst_exp.results import PICTURE, RunFolder, Table
+from nst_exp.results import PICTURE, RunFolder, Table, loss_column
 from nst_exp.solver import Method
 from nst_exp.stylize import Lane, Progress, Schedule, Solution, initial_image, stylize
 from nst_exp.tracking import TrackedRun
@@ -183,13 +183,10 @@ class _Diary:
 
 
 def _table(chunk: Progress) -> Table:
-    """The losses of every step of a chunk; MLflow makes a section of what stands before a slash."""
+    """The losses of every step of a chunk."""
     trace, count = chunk.trace, len(chunk.trace.totals)
     table = {"step": chunk.steps_done - count + 1 + np.arange(count), "loss/total": trace.totals}
-    table |= {
-        name.replace("style.", "loss_of_layer/") if "." in name else f"loss/{name}": row
-        for name, row in trace.losses.items()
-    }
+    table |= {loss_column(name): row for name, row in trace.losses.items()}
     table |= {"solver/evaluations": trace.evaluations, "solver/scale": np.full(count, chunk.scale)}
     return {name: np.asarray(column) for name, column in table.items()}
 

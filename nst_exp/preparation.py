@@ -26,6 +26,7 @@ from nst_exp.types import Image, NetworkParams, StyleImage
 from nst_exp.weights import ParamsSource, load_params, params_sha256
 
 if TYPE_CHECKING:
+    from nst_exp.media.camera import Device
     from nst_exp.media.video import Clip, Cut  # which pictures need not wait for
 
 _METHODS: dict[str, Callable[..., Method]] = {"lbfgs": Lbfgs, "optax_lbfgs": OptaxLbfgs, "adam": Adam}
@@ -40,17 +41,26 @@ class Plan:
     """All that determines the result, checked, but nothing read yet that costs time.
 
     Attributes:
-        kind: `image` or `video`.
+        kind: `image`, `video` or `camera`.
         clip: what a video says of itself.
+        camera: the device.
+        files: content (but for a camera's) and style.
+        hashes: SHA-256 of these and of the params.
     """
 
     config: RunConfig
     kind: str
     clip: Clip | None
+    camera: Device | None
     objective: Objective
     style_layer_weights: Mapping[str, float]
     files: Mapping[str, Path]
     hashes: Mapping[str, str]
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same plan gives the same result: what a camera saw does not come again."""
+        return self.camera is None
 
     @property
     def params(self) -> dict[str, Any]:
@@ -63,7 +73,7 @@ class Inputs:
     """Everything a run needs, read and checked.
 
     Attributes:
-        content_image: the photograph, or the first frame of a clip.
+        content_image: the photograph, or the first frame of a clip or a camera.
     """
 
     plan: Plan
@@ -90,14 +100,15 @@ def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
     style_layer_weights = _style_layer_weights(config, network)
     _refuse_idle_weights(overrides, config, network, style_layer_weights)
     objective = Objective(network, content_layers, tuple(style_layer_weights), config.loss.name)
-    files = {name: _locate(name, address) for name, address in (("content", config.content), ("style", config.style))}
+    files = _files(config)
     kind = kind_of(files["content"]) if config.source == "auto" else config.source
     _refuse_idle(overrides, kind)
     clip = _probed(files["content"]) if kind == "video" else None
+    camera = _found_camera(config) if kind == "camera" else None
     hashes = {name: sha256_of(path) for name, path in files.items()}
     layers = network.truncated(objective.layers)
     hashes["params"] = params_sha256(_params_source(config), network, layers, cache_folder(config))
-    return Plan(config, kind, clip, objective, style_layer_weights, files, hashes)
+    return Plan(config, kind, clip, camera, objective, style_layer_weights, files, hashes)
 
 
 def load(plan: Plan) -> Inputs:
@@ -193,37 +204,46 @@ def _image(name: str, sha256: str, path: Path, size: int, aspect: str, least: in
 
 
 def _content(plan: Plan, least: int) -> Image:
-    """The photograph, or the first frame that a clip's run takes."""
-    config, path = plan.config, plan.files["content"]
-    if plan.clip is None:
+    """The photograph, or the first frame that there is."""
+    config = plan.config
+    if plan.kind == "image":
+        path = plan.files["content"]
         return _image("content", plan.hashes["content"], path, config.size, config.aspect, least)
-    from nst_exp.media.video import CODECS, read_frames, resize
+    from nst_exp.media.video import read_frames, resize
 
     width, height = frame_size(plan)
-    if min(width, height) < least:
-        raise InputError(
-            f"content={str(path)!r}: at size={config.size} its frames would be {width}x{height} px, "
-            f"at least {least} px needed on the short side"
-        )
-    codec = config.video.codec
-    if min(width, height) < CODECS[codec].least:
-        raise InputError(
-            f"video.codec={codec}: frames of {width}x{height} px, at least {CODECS[codec].least} px needed"
-        )
+    _check_frame_size(plan, (width, height), least)
+    if plan.camera is not None:
+        return jnp.asarray(from_uint8(resize(plan.camera.first, (width, height))))
+    assert plan.clip is not None
     first = next(read_frames(plan.clip, cut_of(config), on_corrupt=config.video.on_corrupt, name="content"), None)
     if first is None:
-        raise InputError(f"video.start={config.video.start}: content={str(path)!r} has no frame there")
+        raise InputError(f"video.start={config.video.start}: content={str(plan.clip.path)!r} has no frame there")
     return jnp.asarray(from_uint8(resize(first.levels, (width, height))))
 
 
 def frame_size(plan: Plan) -> tuple[int, int]:
-    """(width, height) in px of a clip's frames; even where the codec wants that."""
+    """(width, height) in px of a clip's or a camera's frames; even where the codec wants that."""
     from nst_exp.media.video import CODECS, fitted_size
 
-    assert plan.clip is not None
-    config = plan.config
-    even = "clip" in config.video.write and CODECS[config.video.codec].even
-    return fitted_size(plan.clip.size, config.size, config.aspect, even=even)
+    config, source = plan.config, plan.clip or plan.camera
+    assert source is not None
+    even = (plan.kind == "camera" or "clip" in config.video.write) and CODECS[config.video.codec].even
+    return fitted_size(source.size, config.size, config.aspect, even=even)
+
+
+def _check_frame_size(plan: Plan, size: tuple[int, int], least: int) -> None:
+    from nst_exp.media.video import CODECS
+
+    codec, frames = plan.config.video.codec, f"{size[0]}x{size[1]} px"
+    if min(size) < least:
+        source = f"camera.device={plan.camera.name!r}" if plan.camera else f"content={str(plan.files['content'])!r}"
+        raise InputError(
+            f"{source}: at size={plan.config.size} its frames would be {frames}, "
+            f"at least {least} px needed on the short side"
+        )
+    if min(size) < CODECS[codec].least:
+        raise InputError(f"video.codec={codec}: frames of {frames}, at least {CODECS[codec].least} px needed")
 
 
 def cut_of(config: RunConfig) -> Cut:
@@ -237,6 +257,20 @@ def _probed(path: Path) -> Clip:
     from nst_exp.media.video import probe
 
     return probe(path, "content")
+
+
+def _found_camera(config: RunConfig) -> Device:
+    from nst_exp.media.camera import find_camera
+
+    return find_camera(config.camera.device, config.camera.format)
+
+
+def _files(config: RunConfig) -> dict[str, Path]:
+    """What will be read; a camera stands in for `content`."""
+    addresses = {"content": config.content, "style": config.style}
+    if config.source == "camera":
+        del addresses["content"]
+    return {name: _locate(name, address) for name, address in addresses.items()}
 
 
 def _locate(name: str, address: str) -> Path:
@@ -287,6 +321,22 @@ def schedule_of(inputs: Inputs) -> Schedule:
     sizes = coarse_to_fine(height, width, coarsest, smallest)
     stop = Stop(config.stop.improvement, config.stop.window)
     return Schedule(sizes[-config.steps :], config.steps, config.init, stop)
+
+
+def following_schedule(inputs: Inputs) -> Schedule:
+    """The work on a frame that has a picture to set out from: at full size only, until it improves no more."""
+    video, (_, height, width, _) = inputs.plan.config.video, inputs.content_image.shape
+    assert video.steps is not None
+    assert video.improvement is not None
+    assert video.window is not None
+    stop = Stop(video.improvement, video.window)
+    return dataclasses.replace(schedule_of(inputs), sizes=((height, width),), steps=video.steps, stop=stop)
+
+
+def following_method(config: RunConfig) -> Method:
+    """The solver of a frame that sets out from near its end, where its first step has a length."""
+    first_step = None if config.solver.first_step is None else config.video.first_step
+    return solver_method(dataclasses.replace(config.solver, first_step=first_step))
 
 
 @contextlib.contextmanager

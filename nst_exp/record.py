@@ -28,11 +28,14 @@ _WHERE_ONLY = (
 )
 # what is done with a clip's frames once they are there
 _OF_OUTPUT = ("judge", "video.end", "video.on_corrupt", "video.write", "video.codec", "video.sound")
-# what says nothing of a run, by the kind of its source
+# what says nothing of a run, by the kind of its source; with a dot at its end, a whole section
 _IDLE = {
     "image": ("source", "temporal_weight", "video.", "camera."),
     "video": ("camera.",),
-    "camera": ("video.start", "video.end", "video.every", "video.on_corrupt", "video.sound", "video.passes"),
+    "camera": (
+        *("content", "coarsest_size", "video.start", "video.end", "video.every", "video.reach", "video.passes"),
+        *("video.flow_cache_mb", "video.on_corrupt", "video.write", "video.sound"),
+    ),
 }
 
 
@@ -54,8 +57,12 @@ def params(
     for group, choice in (("network", "name"), ("params", "source"), ("loss", "name"), ("solver", "name")):
         flat[group] = flat.pop(f"{group}.{choice}")
     flat["source"] = kind
-    left_out = ("tracking.", "style_layer_weight", *_IDLE[kind])
-    named = {name: value for name, value in flat.items() if value is not None and not name.startswith(left_out)}
+    left_out = ("tracking.", "style_layer_weight")
+    named = {
+        name: value
+        for name, value in flat.items()
+        if value is not None and not name.startswith(left_out) and not _says_nothing(name, kind)
+    }
     named["content_layer"] = ", ".join(content_layers)
     named["style_layers"] = ", ".join(style_layer_weights)
     return named | {f"style_layer_weights.{layer}": weight for layer, weight in style_layer_weights.items()}
@@ -70,7 +77,7 @@ def identity(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
 
     Args:
         readable: what `params` returned.
-        hashes: SHA-256 of content, style and params.
+        hashes: SHA-256 of content (but for a camera's), style and params.
     """
     settings = {name: value for name, value in readable.items() if name not in _WHERE_ONLY}
     text = json.dumps([RESULTS_VERSION, settings, dict(hashes)], sort_keys=True)
@@ -85,7 +92,11 @@ def frames_key(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
 
 def is_idle(key: str, kind: str) -> bool:
     """Whether the setting `key` says nothing of a run from this kind of source."""
-    return key.startswith(_IDLE[kind]) and key != "source"
+    return key != "source" and _says_nothing(key, kind)
+
+
+def _says_nothing(name: str, kind: str) -> bool:
+    return any(name == idle or (idle.endswith(".") and name.startswith(idle)) for idle in _IDLE[kind])
 
 
 def tags(hashes: Mapping[str, str]) -> dict[str, str]:

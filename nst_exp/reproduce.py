@@ -117,6 +117,8 @@ def _check(client: Any, run: Any, files: Sequence[str]) -> None:
         raise InputError(f"run {run_id} is a sweep, not a picture: give the id of one of its points, such as {ids}")
     if status != "FINISHED":
         raise InputError(f"run {run_id} is {status}, not FINISHED: it has no result to compare with")
+    if run.data.params.get("source") == "camera":
+        raise InputError(f"run {run_id} is of a camera: what that saw does not come again, so it cannot be repeated")
     missing = {CONFIG, RESULT, PICTURE} - set(files)
     if missing:
         raise InputError(f"run {run_id} lacks {', '.join(sorted(missing))}: no run of nst_exp, or files were lost")

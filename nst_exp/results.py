@@ -224,6 +224,11 @@ class RunFolder:
                 yield path
 
 
+def loss_column(name: str) -> str:
+    """The trace's name for a loss; MLflow makes a section of what stands before a slash."""
+    return name.replace("style.", "loss_of_layer/") if "." in name else f"loss/{name}"
+
+
 def run_folders(folder: Path) -> list[RunFolder]:
     """The runs of the sweep in `folder`, finished or not, in the order of their numbers."""
     numbered = [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]

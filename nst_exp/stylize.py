@@ -86,6 +86,20 @@ class Lane:
     anchor: Anchor | None = None
 
 
+@dataclasses.dataclass
+class StyleMemory:
+    """Gram matrices of paintings, for whoever paints frame after frame: of one objective and its params."""
+
+    _known: dict[tuple[int, float], tuple[StyleImage, GramMatrices]] = dataclasses.field(default_factory=dict)
+
+    def targets(self, image: StyleImage, factor: float, compute: Callable[[AnyImage], GramMatrices]) -> GramMatrices:
+        """What `compute` makes of `image` shrunk by `factor`."""
+        key = (id(image), factor)
+        if key not in self._known:
+            self._known[key] = image, compute(_shrunk(image, factor))  # holding the image, its id stays its own
+        return self._known[key][1]
+
+
 @dataclasses.dataclass(frozen=True)
 class Progress:
     """What a chunk brought a lane: its place in the schedule, its losses step by step, its best picture so far."""
@@ -164,6 +178,7 @@ def stylize(
     lanes: Sequence[Lane],
     schedule: Schedule,
     on_chunk: Callable[[Progress], None] = lambda progress: None,
+    memory: StyleMemory | None = None,
 ) -> list[Solution | InputError]:
     """Paint each lane's content image in the style of its style image, all at once.
 
@@ -172,14 +187,16 @@ def stylize(
 
     Args:
         on_chunk: called between chunks of steps, with what the chunk brought each lane that moved.
+        memory: of calls before, with the same objective and params.
 
     Returns:
         Each lane's solution, or why it has none: the loss of its initial picture is not finite.
     """
     pastiches = [initial_image(schedule, lane) for lane in lanes]
     tallies = [_Tally() for _ in lanes]
+    memory = memory or StyleMemory()
     for scale, size in enumerate(schedule.sizes):
-        problems = Problems.of(_problems(objective, params, lanes, size))
+        problems = Problems.of(_problems(objective, params, lanes, size, memory))
         state = begin(objective, method, problems, jnp.stack([_resize(pastiche, size) for pastiche in pastiches]))
         for index, total in enumerate(np.asarray(state.best_total)):
             tallies[index].begin_scale(float(total), schedule.steps_at(scale))
@@ -254,17 +271,16 @@ def _outcome(index: int, tally: _Tally, state: SolverState) -> Solution | InputE
 
 
 def _problems(
-    objective: Objective, params: NetworkParams, lanes: Sequence[Lane], size: tuple[int, int]
+    objective: Objective, params: NetworkParams, lanes: Sequence[Lane], size: tuple[int, int], memory: StyleMemory
 ) -> list[Problem]:
     """Each lane's problem at a scale; what is looked at twice is computed once, and the same object."""
     factor = size[0] / lanes[0].content_image.shape[1]
     contents = {id(lane.content_image): lane.content_image for lane in lanes}
-    styles = {id(lane.style_image): lane.style_image for lane in lanes}
     maps = {key: _content_targets(objective, params, _resize(image, size)) for key, image in contents.items()}
-    grams = {key: _style_targets(objective, params, _shrunk(image, factor)) for key, image in styles.items()}
+    grams = [memory.targets(lane.style_image, factor, partial(_style_targets, objective, params)) for lane in lanes]
     return [
-        Problem(params, Targets(maps[id(lane.content_image)], grams[id(lane.style_image)]), lane.weights, lane.anchor)
-        for lane in lanes
+        Problem(params, Targets(maps[id(lane.content_image)], gram), lane.weights, lane.anchor)
+        for lane, gram in zip(lanes, grams, strict=True)
     ]
 
 

@@ -129,7 +129,7 @@ def _open_sweep(config: DictConfig) -> None:
     store, client = _connected(config)  # before anything is written: a store that is not there refuses the sweep
     ledger, key = Ledger.at(config.ledger), _key(config, overrides)
     claim = ledger.claim(key)
-    goes_on = claim is not None and not config.force and _enumerates(config)
+    goes_on = claim is not None and not config.force and _enumerates(config) and config.source != "camera"
     folder = _folder(config, ledger.sweep(key) if goes_on else None)
     run_id = None
     if client is not None:

@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 _KIND = {"mlflow.experimentKind": "custom_model_development"}  # so that the UI shows runs, not chat traces
 _PROCESS = "process"  # the tag that tells which one makes a run
 _FINAL = ("total_loss", "evaluations", "restarts", "seconds", "evaluations_per_second", "peak_memory_mb")
+_OF_CLIPS = ("frames", "frames_per_second", "dropped", "latency_ms")
 _PARAMS_A_REQUEST = 100  # MLflow's limits
 _METRICS_A_REQUEST = 1000
 _SECONDS_BETWEEN_FLUSHES = 10.0  # a batch costs 20 to 200 ms: well below 2% of the time it covers
@@ -155,7 +156,7 @@ class MlflowRun:
     def log_result(self, folder: RunFolder) -> None:
         """Log the final numbers, the picture and all files of a finished run."""
         result = folder.result
-        final = {f"final/{name}": result[name] for name in _FINAL}
+        final = {f"final/{name}": result[name] for name in (*_FINAL, *_OF_CLIPS) if name in result}
         final |= {f"measure/{name}": value for name, value in result["measures"].items()}
         # at step 0, for MLflow draws bars, run beside run, of what has no later step
         self.log_trace({"step": np.array([0])} | {name: np.array([value]) for name, value in final.items()})

@@ -154,7 +154,7 @@ def probe(path: Path, name: str) -> Clip:
             first = next(container.decode(stream), None)
             if first is None:
                 raise InputError(f"{subject} has no frames")
-            height, width, _ = _levels(first).shape
+            height, width, _ = levels_of(first).shape
             rate = stream.average_rate or stream.guessed_rate or _DEFAULT_RATE
             sound = bool(container.streams.audio)
             base = stream.time_base or 1 / rate
@@ -244,7 +244,7 @@ def _decoded(clip: Clip, on_corrupt: str, subject: str) -> Generator[Frame]:
                 continue
             for frame in found:
                 last = _pts(frame, last, clip)
-                yield Frame(index, last, _levels(frame))
+                yield Frame(index, last, levels_of(frame))
                 index += 1
         if end is not None and stream.duration and not _edits(container):
             missing = (stream.duration + (stream.start_time or 0) - end) * clip.time_base * clip.rate
@@ -269,7 +269,7 @@ def _corrupt(message: str, on_corrupt: str) -> None:
     _log.warning(message)
 
 
-def _levels(frame: av.VideoFrame) -> Levels:
+def levels_of(frame: av.VideoFrame) -> Levels:
     """The frame as sRGB levels, turned upright as its display matrix says."""
     source = None
     if frame.colorspace not in {int(space) for space in Colorspace}:

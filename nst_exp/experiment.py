@@ -106,11 +106,8 @@ def prepare(config: RunConfig, folder: Path, origin: Origin) -> ReadyRun | None:
     plan = make_plan(config, origin.overrides)
     store, run_folder = Store.of(config.tracking), RunFolder(folder)
     description = _describe(plan, origin, store)
-    if (
-        origin.in_sweep
-        and plan.repeatable
-        and _is_done(description, run_folder, Ledger.at(config.ledger), force=config.force)
-    ):
+    may_be_done = origin.in_sweep and plan.repeatable
+    if may_be_done and _is_done(description, run_folder, Ledger.at(config.ledger), force=config.force):
         if store.backend != "none":
             upload(store, run_folder, origin.parent)
         return None

@@ -110,6 +110,7 @@ class VideoConfig:
     first_step: float | None
     reach: Any
     passes: int
+    lanes: int | None
     start: int
     end: int | None
     every: int
@@ -135,6 +136,8 @@ class VideoConfig:
         _check_at_least("video.passes", self.passes, 1)
         if self.passes > 1 and self.mode != "flow":
             raise InputError(f"video.passes={self.passes}: more than one pass needs video=flow")
+        if self.lanes is not None:
+            _check_at_least("video.lanes", self.lanes, 1)
         _check_choice("video.estimator", self.estimator, ("dis",))
         _check_weight("video.flow_cache_mb", self.flow_cache_mb)
         _check_choice("video.on_corrupt", self.on_corrupt, ("error", "skip"))

@@ -27,11 +27,10 @@ from nst_exp import job
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
 from nst_exp.experiment import BegunRun, Finish, ReadyRun, begin, prepare, work
-from nst_exp.memory import free_bytes
 from nst_exp.picture_run import Static
 from nst_exp.results import RunFolder
 from nst_exp.search import returned
-from nst_exp.stylize import bytes_of_lane
+from nst_exp.stylize import lanes_that_fit
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +62,8 @@ class Limits:
         static = ready.kinship
         if self.lanes == 1 or not isinstance(static, Static):
             return 1
-        needed = bytes_of_lane(static.objective, static.method, ready.inputs.params, static.schedule.sizes[-1])
-        fitting = max(1, int(self.memory_share * free_bytes() / needed))
+        size = static.schedule.sizes[-1]
+        fitting = lanes_that_fit(static.objective, static.method, ready.inputs.params, size, self.memory_share)
         return fitting if self.lanes is None else min(self.lanes, fitting)
 
 

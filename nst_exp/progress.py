@@ -54,7 +54,7 @@ class Lines:
         if self._steps is None:
             _log.info("%s %s, %s", self._unit, steps_done, state)
             return
-        left = seconds / steps_done * (self._steps - steps_done)
+        left = seconds / max(steps_done, 1) * (self._steps - steps_done)
         _log.info("%s %s/%s, %s, %.0f s left", self._unit, steps_done, self._steps, state, left)
 
     def close(self) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nst_exp.errors import InputError
+from nst_exp.memory import free_bytes
 from nst_exp.objective import Anchor, LossWeights, Objective, Problem, Targets
 from nst_exp.solver import CHUNK, Method, Problems, SolverState, Trace, advance, begin
 from nst_exp.types import AnyImage, FeatureMaps, GramMatrices, Image, NetworkParams, StyleImage
@@ -132,6 +133,13 @@ def bytes_of_lane(objective: Objective, method: Method, params: NetworkParams, s
     maps = jax.eval_shape(lambda pixels: objective.network.features(params, pixels, layers), image)
     state = jax.eval_shape(lambda pixels: method.start(lambda x: (jnp.sum(x), {}), pixels), image)
     return round(_COPIES_OF_MAPS * _bytes(maps)) + _bytes(state)
+
+
+def lanes_that_fit(
+    objective: Objective, method: Method, params: NetworkParams, size: tuple[int, int], memory_share: float
+) -> int:
+    """How many lanes of this (height, width) in px the share of the free memory holds, at least 1."""
+    return max(1, int(memory_share * free_bytes() / bytes_of_lane(objective, method, params, size)))
 
 
 def _bytes(tree: Any) -> int:

@@ -25,9 +25,8 @@ from nst_exp.objective import Anchor, LossWeights, Objective, Problem, Targets
 from nst_exp.solver import CHUNK, Method, Problems, SolverState, Trace, advance, begin
 from nst_exp.types import AnyImage, FeatureMaps, GramMatrices, Image, NetworkParams, StyleImage
 
-# Seen in XLA's plans for VGG-16 at 128 to 512 px: forward maps, those of the gradient, and room to compute in
-_COPIES_OF_MAPS = 2.0
-_COPIES_OF_STATE = 2.0
+# Feature maps held at once, over those of one forward pass; XLA's plans for VGG-16 on a CPU have 2.2 to 2.4
+_COPIES_OF_MAPS = 2.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +146,7 @@ def bytes_of_lane(objective: Objective, method: Method, params: NetworkParams, s
     layers = objective.network.truncated(objective.layers)
     maps = jax.eval_shape(lambda pixels: objective.network.features(params, pixels, layers), image)
     state = jax.eval_shape(lambda pixels: method.start(lambda x: (jnp.sum(x), {}), pixels), image)
-    return round(_COPIES_OF_MAPS * _bytes(maps) + _COPIES_OF_STATE * _bytes(state))
+    return round(_COPIES_OF_MAPS * _bytes(maps)) + _bytes(state)
 
 
 def lanes_that_fit(

@@ -74,6 +74,7 @@ def tracked(client: MlflowClient) -> list[tuple[str, str, list[str], list[int]]]
     )
 
 
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_a_bad_point_fails_alone_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     grid = ("loss.style_scale=1e20", "style_weight=1e-20,1e30,1e-19", *ADAM, LANES, *SQLITE)
     done = sweep(tmp_path, *grid, code=1)

@@ -22,7 +22,7 @@ from nst_exp.judgement import Pair, measure
 from nst_exp.ledger import Ledger
 from nst_exp.media.image import locate, read_image, sha256_of, to_uint8, write_image
 from nst_exp.memory import forget_peak, peak_mb
-from nst_exp.networks import Vgg, get_network
+from nst_exp.networks import Network, get_network
 from nst_exp.objective import LossWeights, Objective, loss_weights
 from nst_exp.progress import progress
 from nst_exp.results import PICTURE, Record, RunFolder, Table
@@ -154,7 +154,11 @@ def _describe(plan: _Plan, origin: Origin, store: Store) -> Record:
 
 def _plan(config: RunConfig, overrides: Sequence[str]) -> _Plan:
     network = get_network(
-        config.network.name, pooling=config.pooling, padding=config.padding, precision=config.precision
+        config.network.name,
+        pooling=config.pooling,
+        padding=config.padding,
+        precision=config.precision,
+        smoothing=config.network.smoothing,
     )
     content_layers = _canonical(network, "content_layer", config.content_layers)
     style_layer_weights = _style_layer_weights(config, network)
@@ -182,7 +186,7 @@ def _load(plan: _Plan) -> _Inputs:
     return _Inputs(plan, weights, content_image, style_image, _load_params(plan))
 
 
-def _canonical(network: Vgg, name: str, layers: Iterable[str]) -> tuple[str, ...]:
+def _canonical(network: Network, name: str, layers: Iterable[str]) -> tuple[str, ...]:
     try:
         canonical = tuple(network.canonical_layer(layer) for layer in layers)
     except InputError as error:
@@ -193,7 +197,7 @@ def _canonical(network: Vgg, name: str, layers: Iterable[str]) -> tuple[str, ...
     return canonical
 
 
-def _style_layer_weights(config: RunConfig, network: Vgg) -> dict[str, float]:
+def _style_layer_weights(config: RunConfig, network: Network) -> dict[str, float]:
     """The weight of each style layer by its canonical name, in the order of `style_layers`."""
     layers = _canonical(network, "style_layers", config.style_layers)
     if config.style_layer_weights is not None:
@@ -211,7 +215,7 @@ def _style_layer_weights(config: RunConfig, network: Vgg) -> dict[str, float]:
 
 
 def _refuse_idle(
-    overrides: Sequence[str], config: RunConfig, network: Vgg, style_layer_weights: Mapping[str, float]
+    overrides: Sequence[str], config: RunConfig, network: Network, style_layer_weights: Mapping[str, float]
 ) -> None:
     """Refuse a weight for a layer that is not in use: a sweep over it would be the same run many times."""
     for override in overrides:

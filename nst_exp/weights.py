@@ -498,10 +498,10 @@ def _read_keras(path: Path, network: Network, convolutions: Collection[str]) -> 
     """HDF5 of Keras 1 and 2 (`block1_conv1`, also in a whole model) or Keras 3 (`layers/block1_conv1`)."""
     with h5py.File(path, "r") as file:
         root = file.get("model_weights") or file.get("layers") or file
-        for name in convolutions:
-            names = network.keras_names[name]
-            yield from _keras_tensors(root.get(names.convolution), name, ("kernel", "bias"))
-            yield from _keras_tensors(root.get(names.norm) if names.norm else None, name, _NORM_PARTS)
+        for name, (convolution, norm) in network.keras_names.items():
+            if name in convolutions:
+                yield from _keras_tensors(root.get(convolution), name, ("kernel", "bias"))
+                yield from _keras_tensors(root.get(norm) if norm else None, name, _NORM_PARTS)
 
 
 def _keras_tensors(group: object, convolution: str, kinds: Sequence[str]) -> _Tensors:
@@ -523,8 +523,9 @@ def _keras_weight_names(group: h5py.Group) -> list[str]:
 def _torch_tensors(network: Network, convolutions: Collection[str]) -> dict[str, str]:
     """Ours by the names of torchvision's and timm's tensors."""
     names: dict[str, str] = {}
-    for name in convolutions:
-        convolution, norm = network.torch_names[name]
+    for name, (convolution, norm) in network.torch_names.items():
+        if name not in convolutions:
+            continue
         names |= {f"{convolution}.weight": f"{name}/kernel", f"{convolution}.bias": f"{name}/bias"}
         if norm:
             kinds = ("weight", "bias", "running_mean", "running_var")

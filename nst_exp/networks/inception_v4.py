@@ -42,10 +42,10 @@ class InceptionV4(Network):
 
     @property
     def torch_names(self) -> Mapping[str, FileNames]:
-        names = {}
-        for convolution in self.kernels(self.layers):
+        names, layers = {}, self.layers
+        for convolution in self.kernels(layers):
             layer, dot, rest = convolution.partition(".")
-            name = f"features.{self.layers.index(layer)}{dot}{rest}"
+            name = f"features.{layers.index(layer)}{dot}{rest}"
             names[convolution] = FileNames(f"{name}.conv", f"{name}.bn")
         return names
 

@@ -15,14 +15,20 @@ from omegaconf import DictConfig, OmegaConf
 
 from nst_exp.errors import InputError
 
+_PARAMS_SOURCES = ("bundled", "keras", "torchvision", "timm", "safetensors", "random")
 _LARGEST = 1e30  # a weight that still leaves float32 room for the loss it multiplies
 
 
 @dataclass
 class NetworkConfig:
-    """conf/network: the architecture; `nst_exp.networks` has the list."""
+    """conf/network: the architecture; `nst_exp.networks` has the list. `smoothing` is younger than some runs."""
 
     name: str
+    smoothing: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.smoothing is not None:
+            _check_choice("network.smoothing", self.smoothing, ("softmax",))
 
 
 @dataclass
@@ -35,9 +41,9 @@ class ParamsConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        _check_choice("params.source", self.source, ("bundled", "keras", "torchvision", "safetensors", "random"))
+        _check_choice("params.source", self.source, _PARAMS_SOURCES)
         if self.preprocessing is not None:
-            _check_choice("params.preprocessing", self.preprocessing, ("torchvision", "keras"))
+            _check_choice("params.preprocessing", self.preprocessing, ("torchvision", "keras", "inception"))
         if self.source == "safetensors" and self.path is None:
             raise InputError("params=safetensors needs a file: give params.path=FILE.safetensors")
         _check_at_least("params.seed", self.seed, 0)

@@ -18,7 +18,7 @@ from nst_exp.config import RunConfig, SolverConfig
 from nst_exp.errors import InputError
 from nst_exp.media.image import from_uint8, locate, read_image, sha256_of
 from nst_exp.media.kind import kind_of
-from nst_exp.networks import Vgg, get_network
+from nst_exp.networks import Network, get_network
 from nst_exp.objective import LossWeights, Objective, loss_weights
 from nst_exp.solver import Adam, Lbfgs, Method, OptaxLbfgs
 from nst_exp.stylize import Schedule, Stop, coarse_to_fine
@@ -94,7 +94,11 @@ def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
         InputError: on a layer that is not there, layer weights that do not fit, a file that cannot be read.
     """
     network = get_network(
-        config.network.name, pooling=config.pooling, padding=config.padding, precision=config.precision
+        config.network.name,
+        pooling=config.pooling,
+        padding=config.padding,
+        precision=config.precision,
+        smoothing=config.network.smoothing,
     )
     content_layers = _canonical(network, "content_layer", config.content_layers)
     style_layer_weights = _style_layer_weights(config, network)
@@ -132,7 +136,7 @@ def load(plan: Plan) -> Inputs:
     return Inputs(plan, weights, content_image, style_image, _load_params(plan))
 
 
-def _canonical(network: Vgg, name: str, layers: Iterable[str]) -> tuple[str, ...]:
+def _canonical(network: Network, name: str, layers: Iterable[str]) -> tuple[str, ...]:
     try:
         canonical = tuple(network.canonical_layer(layer) for layer in layers)
     except InputError as error:
@@ -143,7 +147,7 @@ def _canonical(network: Vgg, name: str, layers: Iterable[str]) -> tuple[str, ...
     return canonical
 
 
-def _style_layer_weights(config: RunConfig, network: Vgg) -> dict[str, float]:
+def _style_layer_weights(config: RunConfig, network: Network) -> dict[str, float]:
     """The weight of each style layer by its canonical name, in the order of `style_layers`."""
     layers = _canonical(network, "style_layers", config.style_layers)
     if config.style_layer_weights is not None:
@@ -169,7 +173,7 @@ def _refuse_idle(overrides: Sequence[str], kind: str) -> None:
 
 
 def _refuse_idle_weights(
-    overrides: Sequence[str], config: RunConfig, network: Vgg, style_layer_weights: Mapping[str, float]
+    overrides: Sequence[str], config: RunConfig, network: Network, style_layer_weights: Mapping[str, float]
 ) -> None:
     """Refuse a weight for a layer that is not in use: a sweep over it would be the same run many times."""
     for override in overrides:
@@ -290,7 +294,7 @@ def _load_params(plan: Plan) -> NetworkParams:
 
 
 @functools.lru_cache(maxsize=2)
-def _params(sha256: str, source: ParamsSource, network: Vgg, layers: tuple[str, ...], cache: Path) -> NetworkParams:
+def _params(sha256: str, source: ParamsSource, network: Network, layers: tuple[str, ...], cache: Path) -> NetworkParams:
     """A network's params on the device, the same object for all runs that have these; `sha256` as of `_image`."""
     return jax.device_put(load_params(source, network, layers, cache).params)
 

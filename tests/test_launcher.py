@@ -10,7 +10,7 @@ from command import OUT, Outcome, run_in_process
 from mlflow import MlflowClient
 from mlflow_server import runs_of
 
-from nst_exp import launcher, picture_run
+from nst_exp import picture_run
 from nst_exp.errors import InputError
 from nst_exp.launcher import Limits
 from nst_exp.results import RunFolder, run_folders
@@ -139,8 +139,8 @@ def test_pictures_of_one_size_and_all_paintings_share_a_batch(tmp_path: Path) ->
 
 
 def test_lanes_are_limited_by_memory_and_by_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(launcher, "free_bytes", lambda: 1000)
-    monkeypatch.setattr(launcher, "bytes_of_lane", lambda *arguments: 99)
+    monkeypatch.setattr("nst_exp.stylize.free_bytes", lambda: 1000)
+    monkeypatch.setattr("nst_exp.stylize.bytes_of_lane", lambda *arguments: 99)
     sweep(tmp_path, "seed=0,1,2,3,4,5,6", *ADAM, "hydra.launcher.lanes=20", "hydra.launcher.memory_share=0.4")
     assert {point.result["lanes"] for point in run_folders(tmp_path / OUT)} == {3, 4}
 

@@ -28,7 +28,7 @@ from safetensors.numpy import load_file, save_file
 
 from nst_exp import weights
 from nst_exp.errors import InputError
-from nst_exp.networks import Network, get_network
+from nst_exp.networks import Network
 from nst_exp.networks.vgg import TINY, VGG16
 from nst_exp.torch_files import read_state_dict
 from nst_exp.weights import LoadedParams, ParamsSource, load_params

@@ -21,12 +21,18 @@ _LARGEST = 1e30  # a weight that still leaves float32 room for the loss it multi
 
 @dataclass
 class NetworkConfig:
-    """conf/network: the architecture; `nst_exp.networks` has the list. `smoothing` is younger than some runs."""
+    """conf/network: the architecture; `nst_exp.networks` has the list.
+
+    The two with a default are younger than some runs; unset, as for VGG, they are no part of a run's identity.
+    """
 
     name: str
     smoothing: str | None = None
+    style_scale: float | None = None
 
     def __post_init__(self) -> None:
+        if self.style_scale is not None:
+            _check_positive("network.style_scale", self.style_scale)
         if self.smoothing is not None:
             _check_choice("network.smoothing", self.smoothing, ("softmax",))
 

@@ -125,7 +125,7 @@ def load(plan: Plan) -> Inputs:
     weights = loss_weights(
         content_weight=config.content_weight,
         style_weight=config.style_weight,
-        style_scale=config.loss.style_scale,
+        style_scale=config.loss.style_scale * (config.network.style_scale or 1.0),
         style_layer_weights=plan.style_layer_weights,
         tv_weight=config.tv_weight,
         range_weight=config.range_weight,

@@ -6,8 +6,8 @@ Run once, with a Python that has torch, torchvision and timm (versions are store
 
 It writes tests/data/networks_reference.json: for every network and size, for every layer the shape, mean,
 standard deviation, largest value and a few values, and the gradient of `sum over layers of log mean F^2` with
-respect to the picture, for all layers and for the first five. "keras" cases are torchvision's ResNets with what Keras does differently: strides in the
-first convolution of a stage, biases, an epsilon of 1.001e-5, Caffe's pixels.
+respect to the picture, for all layers and for the first five. "keras" cases are torchvision's ResNets with what
+Keras does differently: strides in the first convolution of a stage, biases, an epsilon of 1.001e-5, Caffe's pixels.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def gradient_figures(maps: list[torch.Tensor], picture: torch.Tensor) -> dict[st
     total = sum(torch.log(torch.mean(torch.square(map_))) for map_ in maps)
     (gradient,) = torch.autograd.grad(total, picture, retain_graph=True)
     gradient = gradient.permute(0, 2, 3, 1).numpy()
-    return {"norm": number(np.linalg.norm(gradient)), "values": sampled(gradient, GRADIENT_SAMPLES)}
+    figures = {"norm": np.linalg.norm(gradient), "largest": np.abs(gradient).max()}
+    values = sampled(gradient, GRADIENT_SAMPLES)
+    return {**{name: number(figure) for name, figure in figures.items()}, "values": values}
 
 
 def fill(model: torch.nn.Module) -> None:

@@ -123,4 +123,4 @@ def assert_gradient(
     gradient = np.asarray(compiled(jax.grad(scalar), picture, params))
     values = gradient.reshape(-1)[sample_indices(gradient.size, len(wanted["values"]))]
     np.testing.assert_allclose(np.linalg.norm(gradient), wanted["norm"], rtol=1e-3)
-    np.testing.assert_allclose(values, wanted["values"], rtol=0, atol=1e-3 * np.abs(wanted["values"]).max())
+    np.testing.assert_allclose(values, wanted["values"], rtol=0, atol=1e-3 * wanted["largest"])

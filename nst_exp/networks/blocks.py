@@ -95,6 +95,7 @@ class Conv:
             padding=borders,
             precision=precision,
             dtype=dtype,
+            kernel_init=nn.initializers.zeros,  # never drawn, but traced: flax's own takes most of the time then
             conv_general_dilated=convolution,
             name=self.name,
         )

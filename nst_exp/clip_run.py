@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +27,7 @@ from nst_exp.frames import Frames
 from nst_exp.judgement import Pair, measure
 from nst_exp.ledger import Ledger
 from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_image
-from nst_exp.media.video import CODECS, Clip, read_frames, resize, suffix_with_sound, write_clip
+from nst_exp.media.video import CODECS, Clip, Frame, read_frames, resize, suffix_with_sound, write_clip
 from nst_exp.memory import forget_peak, peak_mb
 from nst_exp.objective import Anchor
 from nst_exp.preparation import (
@@ -42,11 +44,13 @@ from nst_exp.preparation import (
 from nst_exp.progress import progress
 from nst_exp.results import CLIP, FRAMES, PICTURE, SIDE_BY_SIDE, RunFolder, loss_column
 from nst_exp.steadiness import Seen, Steadiness
-from nst_exp.stylize import Lane, Solution, stylize
+from nst_exp.stylize import Lane, Progress, Solution, lanes_that_fit, stylize
 from nst_exp.tracking import TrackedRun
 
 Levels = npt.NDArray[np.uint8]
+_Show = Callable[[float, int], None]  # a loss, and evaluations of the frames at work
 
+_MEMORY_SHARE = 0.8  # of the free memory, for frames side by side
 _JUDGED = 8  # frames, spread over the clip, whose measures are averaged
 
 
@@ -61,11 +65,11 @@ class _Source:
         assert self.inputs.plan.clip is not None
         return self.inputs.plan.clip
 
-    def frames(self) -> Iterator[tuple[int, int, Levels]]:
-        """(frame index, time stamp, levels)."""
+    def frames(self) -> Iterator[Frame]:
+        """One after the other."""
         config, size = self.inputs.plan.config, frame_size(self.inputs.plan)
         for frame in read_frames(self.clip, cut_of(config), on_corrupt=config.video.on_corrupt, name="content"):
-            yield frame.index, frame.pts, resize(frame.levels, size)
+            yield replace(frame, levels=resize(frame.levels, size))
 
     @property
     def count(self) -> int | None:
@@ -122,38 +126,55 @@ def _paint_pass(
     """All frames once, those of an even pass from the last to the first."""
     config = inputs.plan.config
     past: deque[Past] = deque(maxlen=max([1, *config.video.reach]))
-    evaluations = 0.0
+    done = spent = 0
+
     with progress(source.count, "frame") as shown, memory_explained(config):
-        for done, (index, pts, content) in enumerate(_in_order(source, frames, pass_), start=1):
-            if not frames.has(pass_, index):
-                own = frames.levels(pass_ - 1, index) if pass_ > 1 else None
-                numbers = _paint(inputs, source, frames, pass_, (index, pts, content), past, own)
-                evaluations += numbers["frame/evaluations"]
-                shown.update(steps_done=done, loss=numbers["loss/total"], evaluations=int(evaluations))
-            if pass_ == config.video.passes:
-                _log_frame(frames, pass_, index, done, source, folder, run)
-            past.appendleft(Past(index, content, frames.levels(pass_, index)))
+
+        def show(loss: float, evaluations: int) -> None:
+            shown.update(steps_done=done, loss=loss, evaluations=spent + evaluations)
+
+        for batch in _batches(_in_order(source, frames, pass_), _lanes(inputs)):
+            todo = [frame for frame in batch if not frames.has(pass_, frame.index)]
+            if todo:
+                spent += _paint(inputs, source, frames, pass_, todo, past, show)
+            for frame in batch:
+                done += 1
+                if pass_ == config.video.passes:
+                    _log_frame(frames, pass_, frame.index, done, source, folder, run)
+                past.appendleft(Past(frame.index, frame.levels, frames.levels(pass_, frame.index)))
     if not past:
         raise InputError(f"content={str(source.clip.path)!r} has no frames between video.start and video.end")
 
 
-def _in_order(source: _Source, frames: Frames, pass_: int) -> Iterator[tuple[int, int, Levels]]:
+def _lanes(inputs: Inputs) -> int:
+    """How many frames are solved side by side: only independent ones can be."""
+    video = inputs.plan.config.video
+    if video.mode != "independent":
+        return 1
+    if video.lanes is not None or jax.default_backend() == "cpu":
+        return video.lanes or 1
+    width, height = frame_size(inputs.plan)
+    method = solver_method(inputs.plan.config.solver)
+    return lanes_that_fit(inputs.plan.objective, method, inputs.params, (height, width), _MEMORY_SHARE)
+
+
+def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
+    while batch := list(itertools.islice(frames, size)):
+        yield batch
+
+
+def _in_order(source: _Source, frames: Frames, pass_: int) -> Iterator[Frame]:
     """The source's frames, in the order of a pass; those of an even one from copies that the first pass made."""
-    if pass_ == 1 or pass_ % 2:
-        keeps = frames_of_source(frames) if pass_ == 1 and source.inputs.plan.config.video.passes > 1 else None
-        for index, pts, content in source.frames():
-            if keeps is not None and not keeps.has(1, index):
-                keeps.write(1, index, content, {"pts": pts})
-            yield index, pts, content
+    kept = Frames(frames.folder / "source")
+    if pass_ % 2 == 0:
+        for index in reversed(kept.indices(1)):
+            yield Frame(index, int(kept.numbers(1, index)["pts"]), kept.levels(1, index))
         return
-    kept = frames_of_source(frames)
-    for index in reversed(kept.indices(1)):
-        yield index, int(kept.numbers(1, index)["pts"]), kept.levels(1, index)
-
-
-def frames_of_source(frames: Frames) -> Frames:
-    """Where a run of several passes keeps the source's frames, to read them backward."""
-    return Frames(frames.folder / "source")
+    keeps = pass_ == 1 and source.inputs.plan.config.video.passes > 1
+    for frame in source.frames():
+        if keeps and not kept.has(1, frame.index):
+            kept.write(1, frame.index, frame.levels, {"pts": frame.pts})
+        yield frame
 
 
 def _paint(
@@ -161,40 +182,64 @@ def _paint(
     source: _Source,
     frames: Frames,
     pass_: int,
-    frame: tuple[int, int, Levels],
+    todo: Sequence[Frame],
     past: Sequence[Past],
-    own: Levels | None,
-) -> dict[str, float]:
-    """Paint one frame, keep it, and say what it took."""
-    index, pts, content = frame
+    show: _Show,
+) -> int:
+    """Paint frames side by side, several only if they are independent; keep each with what it took.
+
+    Returns:
+        Evaluations.
+    """
     started = time.monotonic()
-    solution = _solved(inputs, source, index, content, past, own)
-    numbers = {
+    owns = [frames.levels(pass_ - 1, frame.index) if pass_ > 1 else None for frame in todo]
+    solutions = _solved(inputs, source, todo, past, owns, show)
+    for frame, solution in zip(todo, solutions, strict=True):
+        if isinstance(solution, InputError):
+            raise solution
+        numbers = _numbers(solution, frame.pts, (time.monotonic() - started) / len(todo))
+        frames.write(pass_, frame.index, to_uint8(solution.pastiche), numbers)
+    return sum(solution.evaluations for solution in solutions if isinstance(solution, Solution))
+
+
+def _numbers(solution: Solution, pts: int, seconds: float) -> dict[str, float]:
+    """What is kept of a frame besides its picture."""
+    return {
         "loss/total": solution.total_loss,
         **{loss_column(name): value for name, value in solution.losses.items()},
         "frame/steps": solution.steps,
         "frame/evaluations": solution.evaluations,
         "frame/restarts": solution.restarts,
-        "frame/seconds": time.monotonic() - started,
+        "frame/seconds": seconds,
         "pts": pts,
     }
-    frames.write(pass_, index, to_uint8(solution.pastiche), numbers)
-    return numbers
 
 
 def _solved(
-    inputs: Inputs, source: _Source, index: int, content: Levels, past: Sequence[Past], own: Levels | None
-) -> Solution:
-    config = inputs.plan.config
-    lane = Lane(inputs.weights, jnp.asarray(from_uint8(content)), inputs.style_image, seed=config.seed)
-    schedule, method = schedule_of(inputs), solver_method(config.solver)
-    if own is not None or (past and config.video.mode != "independent"):
+    inputs: Inputs,
+    source: _Source,
+    todo: Sequence[Frame],
+    past: Sequence[Past],
+    owns: Sequence[Levels | None],
+    show: _Show,
+) -> list[Solution | InputError]:
+    config, schedule, method = inputs.plan.config, schedule_of(inputs), solver_method(inputs.plan.config.solver)
+    lanes = [
+        Lane(inputs.weights, jnp.asarray(from_uint8(frame.levels)), inputs.style_image, seed=config.seed)
+        for frame in todo
+    ]
+    if owns[0] is not None or (past and config.video.mode != "independent"):
+        (frame,) = todo
         schedule, method = following_schedule(inputs), following_method(config)
-        lane = _following_lane(lane, _flows(inputs, source), config, index, content, past, own)
-    (solution,) = stylize(inputs.plan.objective, method, inputs.params, [lane], schedule)
-    if isinstance(solution, InputError):
-        raise solution
-    return solution
+        lanes = [_following_lane(lanes[0], _flows(inputs, source), config, frame.index, frame.levels, past, owns[0])]
+
+    evaluations = np.zeros(len(todo), int)
+
+    def on_chunk(chunk: Progress) -> None:
+        evaluations[chunk.lane] = chunk.trace.evaluations[-1]
+        show(float(chunk.trace.totals[-1]), int(evaluations.sum()))
+
+    return stylize(inputs.plan.objective, method, inputs.params, lanes, schedule, on_chunk)
 
 
 def _following_lane(
@@ -281,9 +326,9 @@ def _pictures(source: _Source, frames: Frames, pass_: int) -> Iterator[tuple[int
 
 
 def _pairs(source: _Source, frames: Frames, pass_: int) -> Iterator[tuple[int, Levels]]:
-    for index, pts, content in source.frames():
-        if frames.has(pass_, index):
-            yield pts, np.concatenate([content, frames.levels(pass_, index)], axis=1)
+    for frame in source.frames():
+        if frames.has(pass_, frame.index):
+            yield frame.pts, np.concatenate([frame.levels, frames.levels(pass_, frame.index)], axis=1)
 
 
 def _write_trace(frames: Frames, pass_: int, folder: RunFolder) -> None:
@@ -344,10 +389,10 @@ def _measures(inputs: Inputs, source: _Source, frames: Frames) -> dict[str, floa
     judged = {indices[len(indices) * k // _JUDGED] for k in range(_JUDGED)}
     steadiness, found = Steadiness(), []
     flows, before = _flows(inputs, source), None
-    for index, _, content in source.frames():
-        if not frames.has(pass_, index):
+    for frame in source.frames():
+        if not frames.has(pass_, frame.index):
             continue
-        after = Seen(content, frames.levels(pass_, index))
+        index, after = frame.index, Seen(frame.levels, frames.levels(pass_, frame.index))
         if before is None:
             steadiness.add_first(after)
         else:

@@ -15,14 +15,26 @@ from omegaconf import DictConfig, OmegaConf
 
 from nst_exp.errors import InputError
 
+_PARAMS_SOURCES = ("bundled", "keras", "torchvision", "timm", "safetensors", "random")
 _LARGEST = 1e30  # a weight that still leaves float32 room for the loss it multiplies
 
 
 @dataclass
 class NetworkConfig:
-    """conf/network: the architecture; `nst_exp.networks` has the list."""
+    """conf/network: the architecture; `nst_exp.networks` has the list.
+
+    The two with a default are younger than some runs; unset, as for VGG, they are no part of a run's identity.
+    """
 
     name: str
+    smoothing: str | None = None
+    style_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.style_scale is not None:
+            _check_positive("network.style_scale", self.style_scale)
+        if self.smoothing is not None:
+            _check_choice("network.smoothing", self.smoothing, ("softmax",))
 
 
 @dataclass
@@ -35,9 +47,9 @@ class ParamsConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        _check_choice("params.source", self.source, ("bundled", "keras", "torchvision", "safetensors", "random"))
+        _check_choice("params.source", self.source, _PARAMS_SOURCES)
         if self.preprocessing is not None:
-            _check_choice("params.preprocessing", self.preprocessing, ("torchvision", "keras"))
+            _check_choice("params.preprocessing", self.preprocessing, ("torchvision", "keras", "inception"))
         if self.source == "safetensors" and self.path is None:
             raise InputError("params=safetensors needs a file: give params.path=FILE.safetensors")
         _check_at_least("params.seed", self.seed, 0)
@@ -110,6 +122,7 @@ class VideoConfig:
     first_step: float | None
     reach: Any
     passes: int
+    lanes: int | None
     start: int
     end: int | None
     every: int
@@ -135,6 +148,8 @@ class VideoConfig:
         _check_at_least("video.passes", self.passes, 1)
         if self.passes > 1 and self.mode != "flow":
             raise InputError(f"video.passes={self.passes}: more than one pass needs video=flow")
+        if self.lanes is not None:
+            _check_at_least("video.lanes", self.lanes, 1)
         _check_choice("video.estimator", self.estimator, ("dis",))
         _check_weight("video.flow_cache_mb", self.flow_cache_mb)
         _check_choice("video.on_corrupt", self.on_corrupt, ("error", "skip"))

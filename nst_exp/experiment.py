@@ -1,10 +1,16 @@
-"""One run, from its configuration to files on disk and a record in MLflow."""
+"""Runs, from their configurations to files on disk and records in MLflow: one, or a batch of them.
+
+A run is prepared, begun, worked on and finished. Only the work is done together, by runs of one `kinship`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +42,37 @@ class Origin:
     parent: str | None = None
 
 
+@dataclasses.dataclass(frozen=True)
+class ReadyRun:
+    """A run that is to be done, with all that it needs."""
+
+    inputs: Inputs
+    description: Record
+    folder: RunFolder
+    store: Store
+    parent: str | None
+
+    @property
+    def kinship(self) -> Hashable:
+        """Runs that are equal in this can be worked on together: pictures that are `Static` alike; a clip is alone."""
+        if self.inputs.plan.kind != "image":
+            return self.description.identity
+        from nst_exp.picture_run import Static
+
+        return Static.of(self.inputs)
+
+
+@dataclasses.dataclass(frozen=True)
+class BegunRun:
+    """A run under way."""
+
+    ready: ReadyRun
+    tracked: TrackedRun
+
+
+Finish = Callable[[], dict[str, Any]]  # what is left to do for one run alone; returns what result.json holds
+
+
 def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str, Any]:
     """Do one run: load, stylise, measure, save, track. A sweep's point that is done already is not done again.
 
@@ -49,33 +86,74 @@ def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str,
     Raises:
         InputError: on anything that the user can put right.
     """
-    plan = make_plan(config, origin.overrides)
-    store, ledger, run_folder = Store.of(config.tracking), Ledger.at(config.ledger), RunFolder(folder)
-    description = _describe(plan, origin, store)
-    if origin.in_sweep and plan.repeatable and _is_done(description, run_folder, ledger, force=config.force):
-        if store.backend != "none":
-            upload(store, run_folder, origin.parent)
-        return run_folder.result
-    inputs = load(plan)
-    run_folder.begin(record.plain(config), description)
-    with track(store, run_folder, origin.parent) as run:
-        run.log_params(description.params)
-        result = _painter(plan.kind)(inputs, run_folder, run)
-        if plan.repeatable:
-            ledger.add_run(description.identity, folder)
-        run.log_result(run_folder)
-    _log.info("%s: %s", "clip" if "clip" in result else "picture", folder / result.get("clip", PICTURE))
-    if store.backend == "sqlite" and not origin.in_sweep:
-        _log.info("all runs side by side: mlflow ui --backend-store-uri %s", store.uri)
+    ready = prepare(config, folder, origin)
+    if ready is None:
+        return RunFolder(folder).result
+    with begin(ready) as run:
+        (finish,) = work([run])
+        result = finish()
+    if ready.store.backend == "sqlite" and not origin.in_sweep:
+        _log.info("all runs side by side: mlflow ui --backend-store-uri %s", ready.store.uri)
     return result
 
 
-def _painter(kind: str) -> Callable[[Inputs, RunFolder, TrackedRun], dict[str, Any]]:
-    """What does the work for a kind of source; pictures need not wait for what reads video."""
-    if kind == "image":
-        from nst_exp.picture_run import paint_picture
+def prepare(config: RunConfig, folder: Path, origin: Origin) -> ReadyRun | None:
+    """Check and read all that a run needs; None if it is a sweep's point, and done already.
 
-        return paint_picture
+    Raises:
+        InputError: on anything that the user can put right.
+    """
+    plan = make_plan(config, origin.overrides)
+    store, run_folder = Store.of(config.tracking), RunFolder(folder)
+    description = _describe(plan, origin, store)
+    may_be_done = origin.in_sweep and plan.repeatable
+    if may_be_done and _is_done(description, run_folder, Ledger.at(config.ledger), force=config.force):
+        if store.backend != "none":
+            upload(store, run_folder, origin.parent)
+        return None
+    return ReadyRun(load(plan), description, run_folder, store, origin.parent)
+
+
+@contextlib.contextmanager
+def begin(ready: ReadyRun) -> Iterator[BegunRun]:
+    """The run is under way, in its folder and in MLflow, until the context ends.
+
+    Raises:
+        InputError: if the folder cannot be written, or the store cannot be reached.
+    """
+    ready.folder.begin(record.plain(ready.inputs.plan.config), ready.description)
+    with track(ready.store, ready.folder, ready.parent) as tracked:
+        tracked.log_params(ready.description.params)
+        yield BegunRun(ready, tracked)
+
+
+def work(
+    runs: Sequence[BegunRun], within: Callable[[int], AbstractContextManager[Any]] = contextlib.nullcontext
+) -> list[Finish]:
+    """Do what runs of one kinship have to do together.
+
+    Args:
+        within: entered, with a run's index, around what is done for that run alone.
+
+    Returns:
+        For each run, what is left to do.
+
+    Raises:
+        InputError: if the device is out of memory, or a file cannot be written.
+    """
+    if runs[0].ready.inputs.plan.kind == "image":
+        from nst_exp.picture_run import Canvas, finish_picture, paint
+
+        canvases = [Canvas(run.ready.inputs, run.ready.folder, run.tracked) for run in runs]
+        rest = [partial(finish_picture, *one) for one in zip(canvases, paint(canvases, within), strict=True)]
+    else:
+        paint_film = _film_painter(runs[0].ready.inputs.plan.kind)
+        rest = [partial(paint_film, run.ready.inputs, run.ready.folder, run.tracked) for run in runs]
+    return [partial(_finish, run, finish) for run, finish in zip(runs, rest, strict=True)]
+
+
+def _film_painter(kind: str) -> Callable[[Inputs, RunFolder, TrackedRun], dict[str, Any]]:
+    """What does the work of a clip or a camera; pictures need not wait for what reads video."""
     if kind == "camera":
         from nst_exp.camera_run import paint_camera
 
@@ -83,6 +161,17 @@ def _painter(kind: str) -> Callable[[Inputs, RunFolder, TrackedRun], dict[str, A
     from nst_exp.clip_run import paint_clip
 
     return paint_clip
+
+
+def _finish(run: BegunRun, rest: Finish) -> dict[str, Any]:
+    """Do the rest; then the ledger and MLflow hear of it."""
+    ready, result = run.ready, rest()
+    folder = ready.folder
+    if ready.inputs.plan.repeatable:
+        Ledger.at(ready.inputs.plan.config.ledger).add_run(ready.description.identity, folder.path)
+    run.tracked.log_result(folder)
+    _log.info("%s: %s", "clip" if "clip" in result else "picture", folder.path / result.get("clip", PICTURE))
+    return result
 
 
 def input_hashes(config: RunConfig) -> Mapping[str, str]:

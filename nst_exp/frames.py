@@ -67,7 +67,7 @@ class Frames:
 
     def indices(self, pass_: int) -> list[int]:
         """The frames of a pass, counted from 1, that are there."""
-        return sorted(int(path.stem) for path in self._pass(pass_).glob("*.png"))
+        return sorted(int(path.stem) for path in self._pass(pass_).glob("*.png") if path.is_file())
 
     def has(self, pass_: int, index: int) -> bool:
         """Whether this frame is painted."""

@@ -19,6 +19,8 @@ from nst_exp.files import write_json
 from nst_exp.media.image import sha256_of
 from nst_exp.results import RunFolder
 
+_PRODUCTS = ("pastiche", "clip", "side_by_side")  # keys of result.json and of its hashes
+
 _log = logging.getLogger(__name__)
 
 
@@ -39,10 +41,7 @@ class Ledger:
         if found is None:
             return None
         run = RunFolder(found)
-        result = run.result
-        picture = found / str(result.get("pastiche"))
-        sound = result.get("identity") == identity and picture.is_file()
-        return run if sound and sha256_of(picture) == result["sha256"]["pastiche"] else None
+        return run if run.result.get("identity") == identity and _is_sound(run) else None
 
     def add_run(self, identity: str, folder: Path) -> None:
         """Remember that `folder` holds the finished run of `identity`."""
@@ -97,3 +96,10 @@ class Ledger:
             write_json(self.folder / kind / f"{key}.json", {"folder": os.path.relpath(folder, self.folder)})
         except (OSError, InputError) as error:
             _log.warning("the ledger %s cannot be written: %s", self.folder, error)
+
+
+def _is_sound(run: RunFolder) -> bool:
+    """Whether its picture, or its clips, are there as they were written."""
+    hashes = run.result.get("sha256", {})
+    files = {kind: run.path / run.result[kind] for kind in _PRODUCTS if kind in run.result}
+    return all(path.is_file() and sha256_of(path) == hashes.get(kind) for kind, path in files.items())

@@ -1,4 +1,4 @@
-"""Peak memory of what runs between two calls."""
+"""Memory: what is free, and the peak of what runs between two calls."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import jax
+import psutil
 
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
@@ -28,3 +29,11 @@ def peak_mb() -> float:
         return int(line.split()[1]) * 1024 / 1e6
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def free_bytes() -> int:
+    """Memory that may still be used: the device's if it tells, else the host's."""
+    statistics = jax.devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return int(statistics["bytes_limit"]) - int(statistics.get("bytes_in_use", 0))
+    return int(psutil.virtual_memory().available)

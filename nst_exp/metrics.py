@@ -22,7 +22,7 @@ from skimage.color import rgb2lab
 from skimage.metrics import structural_similarity
 
 from nst_exp.losses import gram_matrix, relative_error, total_variation
-from nst_exp.networks import Vgg
+from nst_exp.networks import Network
 from nst_exp.types import AnyImage, FeatureMap, FeatureMaps, Image, Learnt, NetworkParams, Scalar, StyleImage
 
 JUDGE_SIZE = 256  # px, the long side at which every picture is judged ...
@@ -51,7 +51,7 @@ class Judge:
         lpips_weights: (C,) for each of `LPIPS_LAYERS`, non-negative.
     """
 
-    network: Vgg
+    network: Network
     params: NetworkParams
     lpips_weights: Mapping[str, Learnt]
 
@@ -146,7 +146,7 @@ def _see(judge: Judge, image: AnyImage) -> _Seen:
 
 @partial(jax.jit, static_argnames="network")
 def _features(
-    network: Vgg, params: NetworkParams, image: Image
+    network: Network, params: NetworkParams, image: Image
 ) -> tuple[FeatureMaps, dict[str, _Statistics], dict[str, Float[Array, "_ _"]]]:
     """Feature maps for content; for style, by layer and scale, statistics and (directions, pixels) projections.
 

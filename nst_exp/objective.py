@@ -18,7 +18,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from nst_exp.losses import gram_matrix, mean_squared_error, out_of_range, relative_error, temporal, total_variation
-from nst_exp.networks import Vgg
+from nst_exp.networks import Network
 from nst_exp.types import FeatureMaps, GramMatrices, Image, Losses, NetworkParams, Scalar, StyleImage
 
 _DISTANCES = {"relative": relative_error, "article": mean_squared_error}
@@ -93,7 +93,7 @@ class Objective:
         loss: `relative` (dimensionless, default) or `article` (means of squares of raw differences).
     """
 
-    network: Vgg
+    network: Network
     content_layers: tuple[str, ...]
     style_layers: tuple[str, ...]
     loss: str

@@ -1,8 +1,11 @@
-"""A picture's run: solved, measured, written down."""
+"""Runs of pictures: solved side by side, then each measured and written down."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,20 +15,119 @@ from nst_exp.errors import InputError
 from nst_exp.judgement import Pair, measure
 from nst_exp.media.image import sha256_of, to_uint8, write_image
 from nst_exp.memory import forget_peak, peak_mb
+from nst_exp.objective import Objective
 from nst_exp.preparation import Inputs, cache_folder, memory_explained, schedule_of, solver_method
 from nst_exp.progress import progress
 from nst_exp.results import PICTURE, RunFolder, Table, loss_column
-from nst_exp.stylize import Lane, Progress, Solution, initial_image, stylize
+from nst_exp.solver import Method
+from nst_exp.stylize import Lane, Progress, Schedule, Solution, initial_image, stylize
 from nst_exp.tracking import TrackedRun
 from nst_exp.types import AnyImage
 
+Within = Callable[[int], contextlib.AbstractContextManager[Any]]
 
-def paint_picture(inputs: Inputs, folder: RunFolder, run: TrackedRun) -> dict[str, Any]:
-    """Solve, measure and write everything down."""
+
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """What pictures must have in common to be solved side by side: what is compiled in, and the network's params."""
+
+    objective: Objective
+    method: Method
+    schedule: Schedule
+    params_sha256: str
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> Static:
+        """That of a picture with these inputs."""
+        plan = inputs.plan
+        return cls(plan.objective, solver_method(plan.config.solver), schedule_of(inputs), plan.hashes["params"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """What a picture is made from, and where to."""
+
+    inputs: Inputs
+    folder: RunFolder
+    run: TrackedRun
+
+    @property
+    def lane(self) -> Lane:
+        """The picture's place in a batch."""
+        inputs = self.inputs
+        return Lane(inputs.weights, inputs.content_image, inputs.style_image, seed=inputs.plan.config.seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Painted:
+    """What solving brought a picture, and cost it.
+
+    Attributes:
+        trace: a row for each step.
+        seconds: the picture's share of the time that its batch took.
+        peak_memory_mb: of the whole batch.
+        lanes: pictures in the batch.
+    """
+
+    solution: Solution
+    trace: Table
+    seconds: float
+    peak_memory_mb: float
+    lanes: int
+
+
+def paint(canvases: Sequence[Canvas], within: Within = contextlib.nullcontext) -> list[Painted | InputError]:
+    """Solve pictures of one `Static` side by side; what happens on the way is written down picture by picture.
+
+    Args:
+        within: entered, with a picture's index, around what is written for that one alone.
+
+    Returns:
+        For each picture what solving brought, or why there is nothing.
+
+    Raises:
+        InputError: if the device is out of memory, or a file cannot be written.
+    """
+    inputs, count = canvases[0].inputs, len(canvases)
+    static = Static.of(inputs)
+    diaries = []
+    for index, canvas in enumerate(canvases):
+        with within(index):
+            diaries.append(_Diary(canvas, static.schedule))
+    evaluations = np.zeros(count, int)
     forget_peak()
     started = time.monotonic()
-    solution = _solve(inputs, folder, run)
-    seconds = time.monotonic() - started
+    with progress(static.schedule.steps, lanes=count) as shown, memory_explained(inputs.plan.config):
+
+        def on_chunk(chunk: Progress) -> None:
+            with within(chunk.lane):
+                diaries[chunk.lane].add(chunk)
+            evaluations[chunk.lane] = chunk.trace.evaluations[-1]
+            loss = float(chunk.trace.totals[-1])
+            shown.update(steps_done=chunk.steps_done, loss=loss, evaluations=int(evaluations.sum()))
+
+        lanes = [canvas.lane for canvas in canvases]
+        solutions = stylize(static.objective, static.method, inputs.params, lanes, static.schedule, on_chunk)
+    seconds, peak = (time.monotonic() - started) / count, peak_mb()
+    return [
+        solution if isinstance(solution, InputError) else Painted(solution, diary.trace, seconds, peak, count)
+        for diary, solution in zip(diaries, solutions, strict=True)
+    ]
+
+
+def finish_picture(canvas: Canvas, painted: Painted | InputError) -> dict[str, Any]:
+    """Measure and write everything down.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        InputError: if there is no solution, or a file cannot be written.
+    """
+    if isinstance(painted, InputError):
+        raise painted
+    inputs, folder, solution = canvas.inputs, canvas.folder, painted.solution
+    folder.write_trace(painted.trace)
     write_image(folder.path / PICTURE, np.asarray(solution.pastiche))
     result = {
         "identity": folder.record.identity,
@@ -36,9 +138,10 @@ def paint_picture(inputs: Inputs, folder: RunFolder, run: TrackedRun) -> dict[st
         "steps": solution.steps,
         "evaluations": solution.evaluations,
         "restarts": solution.restarts,
-        "seconds": seconds,
-        "evaluations_per_second": solution.evaluations / seconds,
-        "peak_memory_mb": peak_mb(),
+        "seconds": painted.seconds,
+        "evaluations_per_second": solution.evaluations / painted.seconds,
+        "peak_memory_mb": painted.peak_memory_mb,
+        "lanes": painted.lanes,
         "sha256": {**inputs.plan.hashes, "pastiche": sha256_of(folder.path / PICTURE)},
     }
     folder.finish(result)
@@ -53,34 +156,30 @@ def _measures(inputs: Inputs, solution: Solution) -> dict[str, float]:
     return measure(plan.config.judge, pair, inputs.content_image, written, cache_folder(plan.config))
 
 
-def _solve(inputs: Inputs, folder: RunFolder, run: TrackedRun) -> Solution:
-    """The solution; its trace is written, and pictures on the way are kept and logged."""
-    config, schedule = inputs.plan.config, schedule_of(inputs)
-    snapshots = _snapshot_steps(schedule.steps, config.tracking.snapshots)
-    lane = Lane(inputs.weights, inputs.content_image, inputs.style_image, seed=config.seed)
-    _keep(initial_image(schedule, lane), 0, folder, run)  # where MLflow's image grid opens
-    tables = []
-    with progress(schedule.steps) as shown, memory_explained(config):
+class _Diary:
+    """What is written while a picture is solved: its trace, and pictures on the way."""
 
-        def on_chunk(chunk: Progress) -> None:
-            tables.append(_table(chunk))
-            run.log_trace(tables[-1])
-            while snapshots and chunk.steps_done >= snapshots[0]:
-                _keep(chunk.best_image, snapshots.pop(0), folder, run)
-            loss, evaluations = float(chunk.trace.totals[-1]), int(chunk.trace.evaluations[-1])
-            shown.update(steps_done=chunk.steps_done, loss=loss, evaluations=evaluations)
+    def __init__(self, canvas: Canvas, schedule: Schedule) -> None:
+        self._canvas = canvas
+        self._tables: list[Table] = []
+        self._snapshots = _snapshot_steps(schedule.steps, canvas.inputs.plan.config.tracking.snapshots)
+        self._keep(initial_image(schedule, canvas.lane), 0)  # where MLflow's image grid opens
 
-        method = solver_method(config.solver)
-        (solution,) = stylize(inputs.plan.objective, method, inputs.params, [lane], schedule, on_chunk)
-    if isinstance(solution, InputError):
-        raise solution
-    folder.write_trace({name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
-    return solution
+    def add(self, chunk: Progress) -> None:
+        """Write down what a chunk brought."""
+        self._tables.append(_table(chunk))
+        self._canvas.run.log_trace(self._tables[-1])
+        while self._snapshots and chunk.steps_done >= self._snapshots[0]:
+            self._keep(chunk.best_image, self._snapshots.pop(0))
 
+    @property
+    def trace(self) -> Table:
+        """A row for each step so far."""
+        return {name: np.concatenate([table[name] for table in self._tables]) for name in self._tables[0]}
 
-def _keep(image: AnyImage, step: int, folder: RunFolder, run: TrackedRun) -> None:
-    write_image(folder.progress_file(step), image)
-    run.log_picture(to_uint8(image), step)
+    def _keep(self, image: AnyImage, step: int) -> None:
+        write_image(self._canvas.folder.progress_file(step), image)
+        self._canvas.run.log_picture(to_uint8(image), step)
 
 
 def _table(chunk: Progress) -> Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,9 @@ import platformdirs
 from nst_exp import record
 from nst_exp.config import RunConfig, SolverConfig
 from nst_exp.errors import InputError
-from nst_exp.media.image import Pixels, from_uint8, locate, read_image, sha256_of
+from nst_exp.media.image import from_uint8, locate, read_image, sha256_of
 from nst_exp.media.kind import kind_of
-from nst_exp.networks import Vgg, get_network
+from nst_exp.networks import Network, get_network
 from nst_exp.objective import LossWeights, Objective, loss_weights
 from nst_exp.solver import Adam, Lbfgs, Method, OptaxLbfgs
 from nst_exp.stylize import Schedule, Stop, coarse_to_fine
@@ -93,7 +94,11 @@ def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
         InputError: on a layer that is not there, layer weights that do not fit, a file that cannot be read.
     """
     network = get_network(
-        config.network.name, pooling=config.pooling, padding=config.padding, precision=config.precision
+        config.network.name,
+        pooling=config.pooling,
+        padding=config.padding,
+        precision=config.precision,
+        smoothing=config.network.smoothing,
     )
     content_layers = _canonical(network, "content_layer", config.content_layers)
     style_layer_weights = _style_layer_weights(config, network)
@@ -120,7 +125,7 @@ def load(plan: Plan) -> Inputs:
     weights = loss_weights(
         content_weight=config.content_weight,
         style_weight=config.style_weight,
-        style_scale=config.loss.style_scale,
+        style_scale=config.loss.style_scale * (config.network.style_scale or 1.0),
         style_layer_weights=plan.style_layer_weights,
         tv_weight=config.tv_weight,
         range_weight=config.range_weight,
@@ -131,7 +136,7 @@ def load(plan: Plan) -> Inputs:
     return Inputs(plan, weights, content_image, style_image, _load_params(plan))
 
 
-def _canonical(network: Vgg, name: str, layers: Iterable[str]) -> tuple[str, ...]:
+def _canonical(network: Network, name: str, layers: Iterable[str]) -> tuple[str, ...]:
     try:
         canonical = tuple(network.canonical_layer(layer) for layer in layers)
     except InputError as error:
@@ -142,7 +147,7 @@ def _canonical(network: Vgg, name: str, layers: Iterable[str]) -> tuple[str, ...
     return canonical
 
 
-def _style_layer_weights(config: RunConfig, network: Vgg) -> dict[str, float]:
+def _style_layer_weights(config: RunConfig, network: Network) -> dict[str, float]:
     """The weight of each style layer by its canonical name, in the order of `style_layers`."""
     layers = _canonical(network, "style_layers", config.style_layers)
     if config.style_layer_weights is not None:
@@ -168,7 +173,7 @@ def _refuse_idle(overrides: Sequence[str], kind: str) -> None:
 
 
 def _refuse_idle_weights(
-    overrides: Sequence[str], config: RunConfig, network: Vgg, style_layer_weights: Mapping[str, float]
+    overrides: Sequence[str], config: RunConfig, network: Network, style_layer_weights: Mapping[str, float]
 ) -> None:
     """Refuse a weight for a layer that is not in use: a sweep over it would be the same run many times."""
     for override in overrides:
@@ -186,28 +191,39 @@ def _read_images(plan: Plan) -> tuple[Image, StyleImage]:
     """Content and style image at their sizes."""
     config = plan.config
     least = max(plan.objective.network.smallest_side(plan.objective.layers), _LEAST_SIDE)
-    zoomed = round(config.size * config.style_zoom)
-    style = read_image(plan.files["style"], size=zoomed, aspect=config.aspect, smallest_side=least, name="style")
-    return jnp.asarray(_content(plan, least)), jnp.asarray(style)
+    style = _image(
+        "style", plan.hashes["style"], plan.files["style"], round(config.size * config.style_zoom), config.aspect, least
+    )
+    return _content(plan, least), style
 
 
-def _content(plan: Plan, least: int) -> Pixels:
+@functools.lru_cache(maxsize=32)
+def _image(name: str, sha256: str, path: Path, size: int, aspect: str, least: int) -> Image:
+    """A picture on the device, the same object for all runs that read it: lanes then hold it once.
+
+    Args:
+        sha256: of the file, for the contents behind a path may change.
+    """
+    return jnp.asarray(read_image(path, size=size, aspect=aspect, smallest_side=least, name=name))
+
+
+def _content(plan: Plan, least: int) -> Image:
     """The photograph, or the first frame that there is."""
     config = plan.config
     if plan.kind == "image":
         path = plan.files["content"]
-        return read_image(path, size=config.size, aspect=config.aspect, smallest_side=least, name="content")
+        return _image("content", plan.hashes["content"], path, config.size, config.aspect, least)
     from nst_exp.media.video import read_frames, resize
 
     width, height = frame_size(plan)
     _check_frame_size(plan, (width, height), least)
     if plan.camera is not None:
-        return from_uint8(resize(plan.camera.first, (width, height)))
+        return jnp.asarray(from_uint8(resize(plan.camera.first, (width, height))))
     assert plan.clip is not None
     first = next(read_frames(plan.clip, cut_of(config), on_corrupt=config.video.on_corrupt, name="content"), None)
     if first is None:
         raise InputError(f"video.start={config.video.start}: content={str(plan.clip.path)!r} has no frame there")
-    return from_uint8(resize(first.levels, (width, height)))
+    return jnp.asarray(from_uint8(resize(first.levels, (width, height))))
 
 
 def frame_size(plan: Plan) -> tuple[int, int]:
@@ -274,7 +290,13 @@ def _load_params(plan: Plan) -> NetworkParams:
     jax.config.update("jax_compilation_cache_dir", str(cache / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small functions add up to seconds
     layers = network.truncated(plan.objective.layers)
-    return jax.device_put(load_params(_params_source(plan.config), network, layers, cache).params)
+    return _params(plan.hashes["params"], _params_source(plan.config), network, layers, cache)
+
+
+@functools.lru_cache(maxsize=2)
+def _params(sha256: str, source: ParamsSource, network: Network, layers: tuple[str, ...], cache: Path) -> NetworkParams:
+    """A network's params on the device, the same object for all runs that have these; `sha256` as of `_image`."""
+    return jax.device_put(load_params(source, network, layers, cache).params)
 
 
 def cache_folder(config: RunConfig) -> Path:

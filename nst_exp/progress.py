@@ -18,15 +18,16 @@ _SECONDS_BETWEEN_LINES = 10.0
 class Bar:
     """A tqdm bar with loss and evaluations a second; log messages pass above it."""
 
-    def __init__(self, steps: int | None, unit: str) -> None:
+    def __init__(self, steps: int | None, unit: str, lanes: int) -> None:
+        self._loss = _loss_of(lanes)
         self._bar = tqdm(total=steps, unit=unit, dynamic_ncols=True)
         self._started = time.monotonic()
 
     def update(self, *, steps_done: int, loss: float, evaluations: int) -> None:
         """Show the state after `steps_done` steps."""
         rate = evaluations / (time.monotonic() - self._started)
-        self._bar.set_postfix_str(f"loss {loss:.4g}, {rate:.2f} evaluations/s", refresh=False)
-        self._bar.update(steps_done - self._bar.n)
+        self._bar.set_postfix_str(f"{self._loss} {loss:.4g}, {rate:.2f} evaluations/s", refresh=False)
+        self._bar.update(max(steps_done - self._bar.n, 0))
 
     def close(self) -> None:
         """Leave the bar as it stands."""
@@ -36,7 +37,8 @@ class Bar:
 class Lines:
     """A log line every ten seconds, for files and pipes."""
 
-    def __init__(self, steps: int | None, unit: str) -> None:
+    def __init__(self, steps: int | None, unit: str, lanes: int) -> None:
+        self._loss = _loss_of(lanes)
         self._steps = steps
         self._unit = unit
         self._started = self._last = time.monotonic()
@@ -48,11 +50,11 @@ class Lines:
             return
         self._last = now
         seconds = now - self._started
-        state = f"loss {loss:.4g}, {evaluations / seconds:.2f} evaluations/s"
+        state = f"{self._loss} {loss:.4g}, {evaluations / seconds:.2f} evaluations/s"
         if self._steps is None:
             _log.info("%s %s, %s", self._unit, steps_done, state)
             return
-        left = seconds / steps_done * (self._steps - steps_done)
+        left = seconds / max(steps_done, 1) * (self._steps - steps_done)
         _log.info("%s %s/%s, %s, %.0f s left", self._unit, steps_done, self._steps, state, left)
 
     def close(self) -> None:
@@ -60,10 +62,14 @@ class Lines:
 
 
 @contextlib.contextmanager
-def progress(steps: int | None, unit: str = "step") -> Iterator[Bar | Lines]:
-    """Shows progress over `steps` steps, if known; a bar only on a terminal, and at Hydra's verbosity."""
+def progress(steps: int | None, unit: str = "step", lanes: int = 1) -> Iterator[Bar | Lines]:
+    """Shows progress over `steps` steps, if known, of so many lanes; a bar only on a terminal, at Hydra's verbosity."""
     if not (sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)):
-        yield Lines(steps, unit)
+        yield Lines(steps, unit, lanes)
         return
-    with logging_redirect_tqdm(), contextlib.closing(Bar(steps, unit)) as bar:
+    with logging_redirect_tqdm(), contextlib.closing(Bar(steps, unit, lanes)) as bar:
         yield bar
+
+
+def _loss_of(lanes: int) -> str:
+    return "loss" if lanes == 1 else f"{lanes} pictures, loss of one"

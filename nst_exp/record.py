@@ -24,6 +24,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "pillow", "mlf
 
 _WHERE_ONLY = (
     *("content", "style", "params.path", "cache_dir", "ledger", "force", "optimized_metric", "video.flow_cache_mb"),
+    "video.lanes",
 )
 # what is done with a clip's frames once they are there
 _OF_OUTPUT = ("judge", "video.end", "video.on_corrupt", "video.write", "video.codec", "video.sound")

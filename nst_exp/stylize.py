@@ -12,6 +12,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nst_exp.errors import InputError
+from nst_exp.memory import free_bytes
 from nst_exp.objective import Anchor, LossWeights, Objective, Problem, Targets
 from nst_exp.solver import CHUNK, Method, Problems, SolverState, Trace, advance, begin
 from nst_exp.types import AnyImage, FeatureMaps, GramMatrices, Image, NetworkParams, StyleImage
+
+# Feature maps held at once, over those of one forward pass; XLA's plans for VGG-16 on a CPU have 2.2 to 2.4
+_COPIES_OF_MAPS = 2.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,6 +138,26 @@ def coarse_to_fine(height: int, width: int, coarsest_size: int, smallest_side: i
         sizes.insert(0, (round(height * factor), round(width * factor)))
         factor *= 2**-0.5
     return tuple(sizes)
+
+
+def bytes_of_lane(objective: Objective, method: Method, params: NetworkParams, size: tuple[int, int]) -> int:
+    """About the memory that one more lane takes at this (height, width) in px: feature maps, and the solver's state."""
+    image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+    layers = objective.network.truncated(objective.layers)
+    maps = jax.eval_shape(lambda pixels: objective.network.features(params, pixels, layers), image)
+    state = jax.eval_shape(lambda pixels: method.start(lambda x: (jnp.sum(x), {}), pixels), image)
+    return round(_COPIES_OF_MAPS * _bytes(maps)) + _bytes(state)
+
+
+def lanes_that_fit(
+    objective: Objective, method: Method, params: NetworkParams, size: tuple[int, int], memory_share: float
+) -> int:
+    """How many lanes of this (height, width) in px the share of the free memory holds, at least 1."""
+    return max(1, int(memory_share * free_bytes() / bytes_of_lane(objective, method, params, size)))
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def initial_image(schedule: Schedule, lane: Lane) -> AnyImage:

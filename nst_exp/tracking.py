@@ -160,8 +160,9 @@ class MlflowRun:
         final |= {f"measure/{name}": value for name, value in result["measures"].items()}
         # at step 0, for MLflow draws bars, run beside run, of what has no later step
         self.log_trace({"step": np.array([0])} | {name: np.array([value]) for name, value in final.items()})
-        with Image.open(folder.path / result["pastiche"]) as picture:
-            self.log_picture(np.asarray(picture), int(result["steps"]))
+        if "frames" not in result:  # of a clip there are sample frames already
+            with Image.open(folder.path / result["pastiche"]) as picture:
+                self.log_picture(np.asarray(picture), int(result["steps"]))
         for path in folder.artifacts:
             inside = path.parent.relative_to(folder.path).as_posix()
             self._send("log_artifact", str(path), None if inside == "." else inside)

@@ -40,7 +40,12 @@ class Preprocessing:
 
 @struct.dataclass
 class NetworkParams:
-    """What a network has learnt: `{layer: {"kernel": HWIO, "bias": O}}`, with the preprocessing that fits it."""
+    """What a network has learnt: `{convolution: {"kernel": HWIO, "bias": O}}`, and how it is to be used.
+
+    `strided_first` matters to residual networks only: their stages halve the picture in the first convolution of
+    their first block (He et al. 2015, Caffe, Keras) instead of in the second (torchvision).
+    """
 
     layers: LayerParams
     preprocessing: Preprocessing
+    strided_first: bool = struct.field(pytree_node=False, default=False)

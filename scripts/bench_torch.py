@@ -6,6 +6,8 @@ It waits on stdin, a JSON command a line, and answers each with a line of JSON o
         -> {LAYOUT: loss}; gradients are left in `folder`
     {"go": [LAYOUT, CALLS]}             evaluate
         -> seconds per evaluation
+    {"solve": [LAYOUT, EVALUATIONS, HISTORY]}  minimise by torch.optim.LBFGS from noise.npy in `folder`
+        -> [[seconds so far, loss] of each evaluation]
 
 Needs PyTorch and NumPy, nothing of nst_exp. Eager only: `torch.compile` (2.13, CPU) takes a minute for this loss
 and then fails on an assertion about strides.
@@ -126,6 +128,33 @@ def _seconds(loss: Loss, calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
+def _solve(loss: Loss, evaluations: int, history: int) -> list[tuple[float, float]]:
+    """Unit steps, as PyTorch's style transfer programs take them."""
+    start = np.load(Path(loss.settings.folder, "noise.npy"))
+    image = torch.tensor(start.transpose(0, 3, 1, 2), device=DEVICE).to(memory_format=loss.layout).requires_grad_()
+    # lr=1: its first step is min(1, 1 / |gradient|_1), the others are unit steps; never done early
+    solver = torch.optim.LBFGS(
+        [image],
+        lr=1,
+        max_iter=evaluations,
+        max_eval=evaluations,
+        history_size=history,
+        tolerance_grad=0,
+        tolerance_change=0,
+    )
+    begun, trace = time.perf_counter(), []
+
+    def closure() -> torch.Tensor:
+        solver.zero_grad()
+        total = loss(image)
+        total.backward()
+        trace.append((time.perf_counter() - begun, float(total)))
+        return total
+
+    solver.step(closure)
+    return trace
+
+
 def _load(settings: Settings) -> tuple[dict[str, Loss], dict[str, float]]:
     """The loss in each layout, warmed up, and its value; its gradient is left as LAYOUT.npy, NHWC."""
     torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
@@ -152,6 +181,9 @@ def main() -> None:
         if "load" in command:
             losses.clear()  # first: two sizes' tensors need not fit at once
             losses, answer = _load(Settings(**command["load"]))
+        elif "solve" in command:
+            layout, evaluations, history = command["solve"]
+            answer = _solve(losses[layout], evaluations, history)
         else:
             layout, calls = command["go"]
             answer = _seconds(losses[layout], calls)

@@ -22,7 +22,7 @@ from skimage.color import lab2rgb
 from nst_exp import metrics, ranking, weights
 from nst_exp.errors import InputError
 from nst_exp.metrics import Judge, measures, noise, references
-from nst_exp.networks import Vgg, get_network
+from nst_exp.networks import Network, get_network
 from nst_exp.ranking import pareto_front
 from nst_exp.weights import ParamsSource, load_lpips_weights, load_params
 
@@ -39,10 +39,10 @@ LPIPS = {
 LPIPS_WEIGHTS_SHA256 = "9153a2043dccf3b525d4f13db916e93ef040548ea923b6f2100de5ebac141a78"
 
 Picture = np.ndarray  # (H, W, 3)
-jitted_features = jax.jit(Vgg.features, static_argnums=(0, 3))
+jitted_features = jax.jit(Network.features, static_argnums=(0, 3))
 
 
-def judging(name: str) -> Vgg:
+def judging(name: str) -> Network:
     return get_network(name, pooling="max", padding="zeros", precision="float32")
 
 
@@ -59,7 +59,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
 def tiny() -> Judge:
     network = judging("tiny")
     params = load_params(ParamsSource("random"), network, network.layers, Path("unused")).params
-    channels = {layer: channels for layer, _, channels in network.convolutions()}
+    channels = {layer: shape[-1] for layer, shape in network.kernels(network.layers).items()}
     return Judge(
         network, params, {layer: np.full(channels[layer], 1 / channels[layer]) for layer in metrics.LPIPS_LAYERS}
     )

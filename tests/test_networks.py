@@ -21,7 +21,7 @@ def reference_features(network: Vgg, params: NetworkParams, image: np.ndarray) -
     x = x[..., ::-1] if wanted.channel_order == "bgr" else x
     x = (x * wanted.value_range - np.asarray(wanted.mean)) / np.asarray(wanted.std)
     maps = {}
-    for layer, _, _ in network.convolutions():
+    for layer in network.layers:
         if maps and layer.endswith("conv1"):
             x = pooled(x, network.pooling)
         border = "edge" if not maps and network.padding == "replicate" else "constant"

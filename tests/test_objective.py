@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,21 +118,24 @@ def test_gradient_against_finite_differences(loss: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(jnp.vdot(gradient, direction), slope, rtol=5e-3)
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("padding", ["SAME", "VALID", [(2, 2), (1, 0)]], ids=str)
 @pytest.mark.parametrize("kernel_size", [(3, 3), (5, 3), (1, 1)])
-def test_convolution_and_its_gradients_are_those_of_lax(padding: str, kernel_size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (4, 3)])
+def test_convolution_and_its_gradients_are_those_of_lax(
+    padding: Any, kernel_size: tuple[int, int], strides: tuple[int, int]
+) -> None:
     random = np.random.default_rng(0)
     inputs = jnp.asarray(random.normal(size=(2, 9, 8, 3)), jnp.float32)
     kernel = jnp.asarray(random.normal(size=(*kernel_size, 3, 4)), jnp.float32)
     usual = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    expected, back = jax.vjp(lambda x, k: usual(x, k, (1, 1), padding), inputs, kernel)
-    actual, our_back = jax.vjp(lambda x, k: convolution(x, k, (1, 1), padding), inputs, kernel)
+    expected, back = jax.vjp(lambda x, k: usual(x, k, strides, padding), inputs, kernel)
+    actual, our_back = jax.vjp(lambda x, k: convolution(x, k, strides, padding), inputs, kernel)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     cotangent = jnp.asarray(random.normal(size=expected.shape), jnp.float32)
     for ours, theirs in zip(our_back(cotangent), back(cotangent), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_convolution_refuses_strides() -> None:
-    with pytest.raises(ValueError, match="stride one"):
-        convolution(jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1)), (2, 2), "SAME")
+def test_convolution_refuses_dilation() -> None:
+    with pytest.raises(ValueError, match="dilation"):
+        convolution(jnp.zeros((1, 4, 4, 1)), jnp.zeros((3, 3, 1, 1)), (1, 1), "SAME", rhs_dilation=(2, 2))

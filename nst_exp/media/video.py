@@ -141,6 +141,8 @@ def probe(path: Path, name: str) -> Clip:
     subject = f"{name}={str(path)!r}"
     frames = animation_frames(path)
     with _refusing(subject):
+        if not path.stat().st_size:
+            raise InputError(f"{subject} cannot be read: it is empty")
         if frames is not None:
             with PillowImage.open(path) as image:
                 size, rate = image.size, 1 / (_shown_ms(image) * _MILLISECOND)

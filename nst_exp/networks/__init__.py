@@ -1,12 +1,19 @@
 """Networks as feature extractors: one file an architecture, chosen by name."""
 
 from nst_exp.errors import InputError
-from nst_exp.networks.vgg import TINY, VGG16, Vgg
+from nst_exp.networks.alexnet import ALEXNET
+from nst_exp.networks.googlenet import GOOGLENET
+from nst_exp.networks.inception_v4 import INCEPTION_V4
+from nst_exp.networks.network import FileNames, Network
+from nst_exp.networks.resnet import RESNET50, RESNET101
+from nst_exp.networks.vgg import TINY, VGG16, VGG19
 
-ARCHITECTURES: dict[str, Vgg] = {network.name: network for network in (VGG16, TINY)}
+ARCHITECTURES: dict[str, Network] = {
+    network.name: network for network in (VGG16, VGG19, ALEXNET, RESNET50, RESNET101, GOOGLENET, INCEPTION_V4, TINY)
+}
 
 
-def get_network(name: str, *, pooling: str, padding: str, precision: str) -> Vgg:
+def get_network(name: str, *, pooling: str, padding: str, precision: str, smoothing: str | None = None) -> Network:
     """The network `name` with its static options; hashable, so that it can be a static argument of `jit`.
 
     Args:
@@ -14,13 +21,15 @@ def get_network(name: str, *, pooling: str, padding: str, precision: str) -> Vgg
         pooling: `average` or `max`.
         padding: of the first layer, `zeros` or `replicate`.
         precision: of convolutions, `float32`, `tf32` or `bfloat16`.
+        smoothing: of the features, `softmax` or None.
 
     Raises:
         InputError: if there is no network of that name.
     """
     if name not in ARCHITECTURES:
         raise InputError(f"network.name={name!r}: choose one of {', '.join(ARCHITECTURES)}")
-    return ARCHITECTURES[name].configured(pooling=pooling, padding=padding, precision=precision)
+    network = ARCHITECTURES[name]
+    return network.configured(pooling=pooling, padding=padding, precision=precision, smoothing=smoothing)
 
 
-__all__ = ["ARCHITECTURES", "Vgg", "get_network"]
+__all__ = ["ARCHITECTURES", "FileNames", "Network", "get_network"]

@@ -3,6 +3,8 @@
 XLA for CPUs (seen with jaxlib 0.10.2) has no fast kernel for the usual input gradient, a convolution with a
 reversed and transposed kernel, when it stands in a `while` body: it runs six times slower there, as in
 github.com/jax-ml/jax/issues/12868. Written as a plain convolution with a kernel flipped beforehand it does.
+A strided convolution, whose gradient is slower still, is written as one of stride one: each square of stride x
+stride pixels becomes one pixel with that many times the channels.
 """
 
 from __future__ import annotations
@@ -20,17 +22,45 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def convolution(inputs: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
-    """`jax.lax.conv_general_dilated` for stride one; fits flax's `nn.Conv(conv_general_dilated=...)`.
+    """`jax.lax.conv_general_dilated` without its rarer options; fits flax's `nn.Conv(conv_general_dilated=...)`.
 
     Raises:
-        ValueError: for strides, dilation or feature groups, which its gradient does not know.
+        ValueError: for dilation or feature groups, which its gradient does not know.
     """
-    height, width = kernel.shape[:2]
     plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}
-    if tuple(strides) != (1, 1) or any(options.get(name, value) != value for name, value in plain.items()):
-        raise ValueError(f"convolution knows stride one without dilation or groups, got {strides=}, {options=}")
-    pairs = jax.lax.padtype_to_pads(inputs.shape[1:3], (height, width), (1, 1), padding)
-    return _convolution(inputs, kernel, tuple(map(tuple, pairs)), options.get("precision"))
+    if any(options.get(name, value) != value for name, value in plain.items()):
+        raise ValueError(f"convolution knows neither dilation nor groups, got {options=}")
+    named = isinstance(padding, str)
+    pairs = jax.lax.padtype_to_pads(inputs.shape[1:3], kernel.shape[:2], strides, padding) if named else padding
+    borders = (tuple(pairs[0]), tuple(pairs[1]))
+    if tuple(strides) != (1, 1):
+        inputs, kernel = _unstrided(inputs, kernel, tuple(strides), borders)
+        borders = ((0, 0), (0, 0))
+    return _convolution(inputs, kernel, borders, options.get("precision"))
+
+
+def _unstrided(inputs: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> tuple[Array, Array]:
+    """Inputs and a kernel that give the same without stride and padding."""
+    cells, reaches = [], []
+    for side, size, stride, borders in zip(inputs.shape[1:3], kernel.shape[:2], strides, padding, strict=True):
+        count = (side + sum(borders) - size) // stride + 1
+        reach = -(-size // stride)  # of the kernel, in strides
+        cells.append((borders[0], (count + reach - 1) * stride - side - borders[0], 0))
+        reaches.append((0, reach * stride - size, 0))
+    none = (0, 0, 0)
+    zero = jnp.zeros((), inputs.dtype)
+    inputs = jax.lax.pad(inputs, zero, (none, *cells, none))  # cuts off, too, what no window reaches
+    kernel = jax.lax.pad(kernel, zero, (*reaches, none, none))
+    return _depth(inputs, strides), _depth(kernel[None], strides)[0]
+
+
+def _depth(x: Array, strides: tuple[int, int]) -> Array:
+    """(n, rows, columns, channels, ...), each cell of `strides` pixels moved to the channels."""
+    batch, height, width, channels, *rest = x.shape
+    down, across = strides
+    cells = x.reshape(batch, height // down, down, width // across, across, channels, *rest)
+    moved = cells.transpose(0, 1, 3, 2, 4, 5, *range(6, cells.ndim))
+    return moved.reshape(batch, height // down, width // across, down * across * channels, *rest)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -381,11 +381,20 @@ function openRun(number) {
   at("choose").disabled = !run.size;
   pressed(at("choose"), state.chosen.has(number));
   showFull();
-  at("details").replaceChildren(...detailsOf(run));
+  at("details").replaceChildren(...playerOf(run), ...detailsOf(run));
   const list = shownRuns().map((one) => one.number), place = list.indexOf(number);
   at("previous").disabled = place <= 0;
   at("next").disabled = place < 0 || place === list.length - 1;
   if (!at("viewer").open) at("viewer").showModal();
+}
+
+// A clip is too large to be put into the page: it is played from its file beside it.
+function playerOf(run) {
+  if (!run.clip) return [];
+  const gone = make("p", { className: "soft", textContent: `The clip is in ${run.clip}, which is not here.`, hidden: true });
+  const player = make("video", { className: "clip", controls: true, loop: true, muted: true, autoplay: true, src: run.clip });
+  player.onerror = () => { player.hidden = true; gone.hidden = false; };
+  return [player, gone];
 }
 
 function showFull() {

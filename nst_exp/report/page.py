@@ -115,8 +115,13 @@ def _run(
         "style": _index(inputs, point.settings.get("style")),
         "command": point.command,
         "reproduce": point.reproduce,
-        "file": point.picture and Path(os.path.relpath(point.picture, folder)).as_posix(),
+        "file": point.picture and _relative(point.picture, folder),
+        "clip": point.clip and _relative(point.clip, folder),
     }
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _index(addresses: Sequence[str], address: Any) -> int | None:

@@ -6,11 +6,13 @@ import io
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image
 
 from nst_exp.errors import InputError
 from nst_exp.media.image import locate, read_image, to_uint8
+from nst_exp.media.kind import kind_of
 from nst_exp.report.points import Point, Sweep
 
 _LONGEST = 2048  # px of a picture in the page
@@ -80,12 +82,21 @@ def _of_run(point: Point, longest: int) -> Picture | None:
 def _input(address: str, longest: int) -> Picture | None:
     try:
         path = locate(address)
+        if kind_of(path) == "video":
+            return _picture(_first_frame(path), longest)
         with Image.open(path) as file:
             size = min(longest, max(file.size))
         pixels = read_image(path, size=size, aspect="keep", smallest_side=1, name="picture")
     except (InputError, OSError):
         return None
     return _picture(Image.fromarray(to_uint8(pixels)), longest)
+
+
+def _first_frame(path: Path) -> Image.Image:
+    from nst_exp.media.video import Cut, probe, read_frames
+
+    frames = read_frames(probe(path, "content"), Cut(end=1), on_corrupt="skip", name="content")
+    return Image.fromarray(next(frames).levels)
 
 
 def _picture(image: Image.Image, longest: int) -> Picture:

@@ -68,6 +68,12 @@ class Point:
         return next((path for _, path in reversed(list(self.folder.progress))), None)
 
     @property
+    def clip(self) -> Path | None:
+        """Its clip; None if it has none."""
+        name = self.folder.result.get("clip")
+        return self.folder.path / name if name else None
+
+    @property
     def step(self) -> int | None:
         """The step of `picture` if that is one on the way."""
         return None if self.status == DONE else next((step for step, _ in reversed(list(self.folder.progress))), None)

@@ -1,0 +1,45 @@
+"""AlexNet in one column (Krizhevsky 2014, One weird trick for parallelizing convolutional neural networks).
+
+Layers are `conv1` to `conv5`, each after its ReLU; `relu1` and torchvision's `features.1`, the ReLU's number,
+are aliases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nst_exp.networks.blocks import Chain, Conv, Pool, Table
+from nst_exp.networks.network import FileNames, Network
+
+_TORCH_INDICES = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
+
+
+@dataclass(frozen=True)
+class AlexNet(Network):
+    """The network of torchvision and of LPIPS."""
+
+    def table(self, *, strided_first: bool = False) -> Table:
+        return (
+            ("conv1", Conv("conv1", 64, (11, 11), stride=4, padding=(2, 2))),
+            ("conv2", Chain((Pool(3, 2), Conv("conv2", 192, (5, 5), padding=(2, 2))))),
+            ("conv3", Chain((Pool(3, 2), Conv("conv3", 384, (3, 3), padding=(1, 1))))),
+            ("conv4", Conv("conv4", 256, (3, 3), padding=(1, 1))),
+            ("conv5", Conv("conv5", 256, (3, 3), padding=(1, 1))),
+        )
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        literature = {name.replace("conv", "relu"): name for name in self.layers}
+        return literature | {f"features.{index + 1}": name for name, index in _TORCH_INDICES.items()}
+
+    @property
+    def torch_names(self) -> Mapping[str, FileNames]:
+        return {name: FileNames(f"features.{index}") for name, index in _TORCH_INDICES.items()}
+
+    @property
+    def lpips_name(self) -> str | None:
+        return "AlexNet_0"
+
+
+ALEXNET = AlexNet("alexnet")

@@ -1,0 +1,89 @@
+"""Residual networks with bottlenecks (He et al. 2015).
+
+Layers bear Keras' names: `conv1_relu`, and `conv2_block1_out` to `conv5_block3_out`, each block after its
+addition and ReLU. Torchvision's are aliases: `layer1.0` for `conv2_block1_out`, and `layer1` for the last of
+its blocks.
+
+Where a stage halves the picture depends on the params: in the first convolution of its first block in the
+paper and in Keras, in the second in torchvision.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from nst_exp.networks.blocks import Block, Chain, Conv, Pool, Residual, Table
+from nst_exp.networks.network import FileNames, Network
+
+_WIDTHS = (64, 128, 256, 512)  # of the bottlenecks of each stage; four times as many channels come out
+
+
+@dataclass(frozen=True)
+class ResNet(Network):
+    """One residual network: `stages[s]` is the number of blocks of `conv{s+2}`."""
+
+    stages: tuple[int, ...]
+
+    def table(self, *, strided_first: bool = False) -> Table:
+        rows: list[tuple[str, Block]] = [("conv1_relu", Conv("conv1", 64, (7, 7), stride=2, padding=(3, 3)))]
+        for name, width in self._blocks():
+            stage_begins = name.endswith("_block1")
+            stride = 2 if stage_begins and name != "conv2_block1" else 1
+            strides = (stride, 1) if strided_first else (1, stride)
+            body = Chain(
+                (
+                    Conv(f"{name}_1", width, stride=strides[0]),
+                    Conv(f"{name}_2", width, (3, 3), stride=strides[1], padding=(1, 1)),
+                    Conv(f"{name}_3", 4 * width, relu=False),
+                )
+            )
+            shortcut = Conv(f"{name}_0", 4 * width, stride=stride, relu=False) if stage_begins else None
+            block = Residual(body, shortcut)
+            rows.append((f"{name}_out", Chain((Pool(3, 2, padding=1), block)) if name == "conv2_block1" else block))
+        return tuple(rows)
+
+    def _blocks(self) -> Iterator[tuple[str, int]]:
+        for stage, (count, width) in enumerate(zip(self.stages, _WIDTHS, strict=True), start=2):
+            yield from ((f"conv{stage}_block{block}", width) for block in range(1, count + 1))
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        blocks = {_torch_block(name): f"{name}_out" for name, _ in self._blocks()}
+        stages = {name.split(".")[0]: layer for name, layer in blocks.items()}  # the last one stays
+        return {"conv1": "conv1_relu", "relu": "conv1_relu"} | blocks | stages
+
+    @property
+    def torch_names(self) -> Mapping[str, FileNames]:
+        return {name: _torch_names(name) for name in self.kernels(self.layers)}
+
+    @property
+    def keras_names(self) -> Mapping[str, FileNames]:
+        return {name: FileNames(f"{name}_conv", f"{name}_bn") for name in self.kernels(self.layers)}
+
+    def norm_epsilon(self, library: str) -> float | None:
+        return {"torch": 1e-5, "keras": 1.001e-5}[library]
+
+    def random_gain(self, convolution: str) -> float:
+        """Small where a block is added to its input, lest values double with every block."""
+        return 0.2 if convolution.endswith("_3") else 1.0
+
+
+def _torch_block(name: str) -> str:
+    """`layer1.0` for `conv2_block1`."""
+    stage, block = map(int, re.findall(r"\d+", name)[:2])
+    return f"layer{stage - 1}.{block - 1}"
+
+
+def _torch_names(name: str) -> FileNames:
+    if name == "conv1":
+        return FileNames("conv1", "bn1")
+    block, index = _torch_block(name), name[-1]
+    if index == "0":
+        return FileNames(f"{block}.downsample.0", f"{block}.downsample.1")
+    return FileNames(f"{block}.conv{index}", f"{block}.bn{index}")
+
+
+RESNET50 = ResNet("resnet50", (3, 4, 6, 3))
+RESNET101 = ResNet("resnet101", (3, 4, 23, 3))

@@ -1,0 +1,132 @@
+"""What scripts/bench solves whole: a picture to a fixed quality by several algorithms, and a sweep."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+ARTICLE_EVALUATIONS = 20  # in each restart of the article's algorithm
+SWEEP_STEPS, SWEEP_POINTS = 20, 8
+ROOT = Path(__file__).resolve().parent.parent
+
+Trace = list[tuple[float, float]]  # seconds so far and loss, of each evaluation
+
+
+def quality(case: Any, restarts: int, history: int, first_step: float, torch: Any) -> str:
+    """Evaluations and seconds until each algorithm is where the article's ends."""
+    noise = np.asarray(jax.random.uniform(jax.random.key(0), case.images["image"].shape))
+    article = _article(case, noise, restarts)
+    goal = min(loss for _, loss in article)
+    evaluations = len(article)
+    content = case.images["content"]
+    traces = {
+        "the article's: SciPy's L-BFGS from noise, begun anew every 20 evaluations": article,
+        "ours from noise": _ours(case, noise, evaluations, history, first_step),
+        "ours from the content image": _ours(case, content, evaluations, history, first_step),
+    }
+    if torch:
+        torch.load(case)
+        traces["PyTorch's L-BFGS from noise"] = torch.solve("contiguous", noise, evaluations, history)
+    rows = [_reached(name, trace, goal, article[-1][0]) for name, trace in traces.items()]
+    missing = "" if torch else "\n\nPyTorch: not measured, torch is not installed."
+    return (
+        f"{case.size} px, the default objective. The goal is what the article's algorithm reaches in {restarts} "
+        f"restarts, a loss of {goal:.4g}. Seconds are of solving, compiled before; one solve each.\n\n"
+        "| algorithm | evaluations | seconds | of the article's |\n| --- | --- | --- | --- |\n"
+        + "\n".join(rows)
+        + missing
+    )
+
+
+def _reached(name: str, trace: Trace, goal: float, article_seconds: float) -> str:
+    for count, (seconds, loss) in enumerate(trace, start=1):
+        if loss <= goal:
+            return f"| {name} | {count} | {seconds:.1f} | {seconds / article_seconds:.0%} |"
+    return f"| {name} | not in {len(trace)} | {min(loss for _, loss in trace):.4g} reached in {trace[-1][0]:.1f} s | |"
+
+
+def _article(case: Any, image: np.ndarray, restarts: int) -> Trace:
+    from scipy.optimize import fmin_l_bfgs_b
+
+    function = jax.jit(jax.value_and_grad(lambda x: case.objective.losses(case.problem, x)[0]))
+    jax.block_until_ready(function(image))
+    begun, trace = time.perf_counter(), []
+
+    def evaluate(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        total, gradient = function(flat.reshape(image.shape).astype(np.float32))
+        trace.append((time.perf_counter() - begun, float(total)))
+        return float(total), np.asarray(gradient, np.float64).ravel()
+
+    flat = image.astype(np.float64).ravel()
+    for _ in range(restarts):
+        flat, _, _ = fmin_l_bfgs_b(evaluate, flat, maxfun=ARTICLE_EVALUATIONS)
+    return trace
+
+
+def _ours(case: Any, image: np.ndarray, evaluations: int, history: int, first_step: float) -> Trace:
+    from nst_exp.solver import Lbfgs
+    from nst_exp.stylize import Lane, Progress, Schedule, stylize
+
+    images = [jax.numpy.asarray(case.images[name]) for name in ("content", "style")]
+    lane = Lane(case.problem.weights, *images, init_image=jax.numpy.asarray(image))
+    trace: Trace = []
+
+    def solve(steps: int) -> None:
+        trace.clear()
+        begun, last = time.perf_counter(), [0.0]
+
+        def on_chunk(chunk: Progress) -> None:
+            now, count = time.perf_counter() - begun, len(chunk.trace.totals)
+            times = np.linspace(last[0], now, count + 1)[1:]  # the host sees chunks; their steps take the same time
+            trace.extend(zip(times.tolist(), chunk.trace.totals.tolist(), strict=True))
+            last[0] = now
+
+        method, schedule = Lbfgs(history, "none", first_step), Schedule((image.shape[1:3],), steps, "noise")
+        stylize(case.objective, method, case.problem.params, [lane], schedule, on_chunk)
+
+    solve(1)  # compiles
+    solve(evaluations - 1)
+    return trace
+
+
+def sweep(size: int, lanes: int) -> str:
+    """A sweep by the real command, one point at a time and in lanes; each twice, the first time to compile."""
+    weights = ",".join(f"{0.5 + 0.5 * index:g}" for index in range(SWEEP_POINTS))
+    fixed = [f"size={size}", f"steps={SWEEP_STEPS}", "tracking=none", "ledger=null", f"content_weight={weights}"]
+    ways = {"basic": ["hydra/launcher=basic"], f"batched, {lanes} lanes": [f"hydra.launcher.lanes={lanes}"]}
+    rows = []
+    for way, options in ways.items():
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(2):
+                seconds = _sweep_seconds(Path(folder), [*fixed, *options, f"hydra.sweep.dir={number}"])
+            results = [json.loads(path.read_text()) for path in Path(folder, "1").glob("*/result.json")]
+        solving = sum(result["seconds"] for result in results)
+        rows.append(f"| {way} | {seconds:.1f} | {solving:.1f} | {len(results) / solving * 60:.1f} |")
+    return (
+        f"{SWEEP_POINTS} content weights, {size} px, {SWEEP_STEPS} steps, tracking=none, from the command to its end; "
+        "code compiled by an earlier sweep is read from disk.\n\n"
+        "| launcher | the whole command, s | of it solving, s | points a minute of solving |\n"
+        "| --- | --- | --- | --- |\n" + "\n".join(rows)
+    )
+
+
+def _sweep_seconds(folder: Path, arguments: list[str]) -> float:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    begun = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "nst_exp.run", "-m", *arguments],
+        cwd=folder,
+        env=environment | {"NST_EXP_CACHE": str(folder / "cache")},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return time.perf_counter() - begun

@@ -1,0 +1,158 @@
+"""The batched launcher: what it makes of a sweep is what Hydra's basic launcher makes, but for rounding."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from command import OUT, Outcome, run_in_process
+from mlflow import MlflowClient
+from mlflow_server import runs_of
+
+from nst_exp import picture_run
+from nst_exp.errors import InputError
+from nst_exp.launcher import Limits
+from nst_exp.results import RunFolder, run_folders
+from nst_exp.solver import advance
+from nst_exp.stylize import Lane
+
+SHALLOW = ("content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv1]")  # soon compiled
+ADAM = (*SHALLOW, "solver=adam")
+GRID = (*SHALLOW, "content_weight=1,4", "seed=0,1", "init=noise", "steps=12")
+SQLITE = ("tracking=sqlite", "tracking.snapshots=1")
+LANES = "hydra.launcher.lanes=8"
+
+
+def sweep(folder: Path, *arguments: str, code: int = 0) -> Outcome:
+    folder.mkdir(exist_ok=True)
+    done = run_in_process("-m", *arguments, folder=folder)
+    assert done.code == code, done.stderr
+    return done
+
+
+def client_of(folder: Path) -> MlflowClient:
+    return MlflowClient(f"sqlite:///{folder / 'outputs' / 'mlflow.db'}")
+
+
+def files_of(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_batched_and_basic_agree(tmp_path: Path) -> None:
+    batched, basic = tmp_path / "batched", tmp_path / "basic"
+    before = advance._cache_size()
+    sweep(batched, *GRID, *SQLITE, LANES, "size=44")
+    assert advance._cache_size() == before + 1
+    sweep(basic, *GRID, *SQLITE, "hydra/launcher=basic", "size=44")
+    assert files_of(batched / OUT) == files_of(basic / OUT)
+    for ours, theirs in zip(run_folders(batched / OUT), run_folders(basic / OUT), strict=True):
+        assert ours.record.identity == theirs.record.identity
+        assert ours.overrides == theirs.overrides
+        assert (ours.result["lanes"], theirs.result["lanes"]) == (4, 1)
+        assert ours.result["evaluations"] == theirs.result["evaluations"]
+        np.testing.assert_allclose(ours.result["total_loss"], theirs.result["total_loss"], rtol=1e-3)
+        for column, numbers in ours.trace.items():
+            np.testing.assert_allclose(numbers, theirs.trace[column], rtol=1e-2, atol=1e-6)
+        log = (ours.path / "run.log").read_text()
+        assert [line.split()[-1] for line in log.splitlines() if "picture:" in line] == [
+            str(ours.path / "pastiche.png")
+        ]
+    assert tracked(client_of(batched)) == tracked(client_of(basic))
+
+
+def tracked(client: MlflowClient) -> list[tuple[str, str, list[str], list[int]]]:
+    """Of each run: name, status, files, steps of its losses."""
+    return sorted(
+        (
+            run.info.run_name.partition(" sweep ")[0],
+            run.info.status,
+            sorted(file.path for file in client.list_artifacts(run.info.run_id)),
+            [metric.step for metric in client.get_metric_history(run.info.run_id, "loss/total")],
+        )
+        for run in runs_of(client)
+    )
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_a_bad_point_fails_alone_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
+    grid = ("loss.style_scale=1e20", "style_weight=1e-20,1e30,1e-19", *ADAM, LANES, *SQLITE)
+    done = sweep(tmp_path, *grid, code=1)
+    assert "2 of 3 points done" in done.stdout
+    assert "point 1 (style_weight=1e+30) failed: the loss of the initial picture is" in done.stderr
+    assert [point.result.get("lanes") for point in run_folders(tmp_path / OUT)] == [3, None, 3]
+    assert "initial picture" in (tmp_path / OUT / "1" / "run.log").read_text()
+    ages = [(tmp_path / OUT / number / "result.json").stat().st_mtime_ns for number in ("0", "2")]
+    assert sorted(run.info.status for run in runs_of(client_of(tmp_path))) == [
+        "FAILED",
+        "FAILED",
+        "FINISHED",
+        "FINISHED",
+    ]
+    (tmp_path / OUT / "2" / "result.json").unlink()
+    sweep(tmp_path, *grid, code=1)
+    again = [(tmp_path / OUT / number / "result.json").stat().st_mtime_ns for number in ("0", "2")]
+    assert again[0] == ages[0]
+    assert again[1] > ages[1]
+    assert RunFolder(tmp_path / OUT / "2").result["lanes"] == 2
+
+
+def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory after the first chunk of three; what MLflow heard of by then is not doubled."""
+    solve, tried = picture_run.stylize, []
+
+    def stylize(*arguments: object) -> object:
+        *others, on_chunk = arguments
+        lanes = others[3]
+        assert isinstance(lanes, Sequence)
+        assert callable(on_chunk)
+        tried.append([lane.seed for lane in lanes])
+        return solve(*others, limited(lanes, on_chunk))
+
+    monkeypatch.setattr(picture_run, "stylize", stylize)
+    sweep(tmp_path, "seed=0,1,2,3,0", "steps=22", *ADAM, LANES, *SQLITE)
+    assert tried == [[0, 1, 2, 3], [0, 1], [2, 3]]
+    points = run_folders(tmp_path / OUT)
+    assert [point.result["lanes"] for point in points] == [2] * 5
+    assert [point.path.name for point in points if "reused_from" in point.result] == ["4"]
+    for _, status, _, steps in tracked(client_of(tmp_path)):
+        assert status == "FINISHED"
+        assert steps in ([], list(range(1, 23)))
+
+
+def limited(lanes: Sequence[Lane], on_chunk: Callable[[object], None]) -> Callable[[object], None]:
+    """`on_chunk`, but a device that holds two lanes."""
+
+    def called(chunk: object) -> None:
+        on_chunk(chunk)
+        if len(lanes) > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    return called
+
+
+def test_pictures_of_one_size_and_all_paintings_share_a_batch(tmp_path: Path) -> None:
+    china, harbour = "pkg://sklearn/datasets/images/china.jpg", "pkg://nst_exp/samples/night_harbour.jpg"
+    flower = "pkg://sklearn/datasets/images/flower.jpg"
+    sweep(tmp_path, f"content={china},{flower}", f"style={harbour},{flower}", "style_zoom=1,2", *ADAM, LANES)
+    assert [point.result["lanes"] for point in run_folders(tmp_path / OUT)] == [8] * 8
+
+
+def test_lanes_are_limited_by_memory_and_by_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("nst_exp.stylize.free_bytes", lambda: 1000)
+    monkeypatch.setattr("nst_exp.stylize.bytes_of_lane", lambda *arguments: 99)
+    sweep(tmp_path, "seed=0,1,2,3,4,5,6", *ADAM, "hydra.launcher.lanes=20", "hydra.launcher.memory_share=0.4")
+    assert {point.result["lanes"] for point in run_folders(tmp_path / OUT)} == {3, 4}
+
+
+@pytest.mark.parametrize(
+    ("lanes", "share", "message"),
+    [
+        (0, 0.5, r"hydra.launcher.lanes=0: must be auto or at least 1"),
+        ("many", 0.5, r"hydra.launcher.lanes=many"),
+        ("auto", 1.5, r"hydra.launcher.memory_share=1.5: must be above 0, at most 1"),
+    ],
+)
+def test_limits_out_of_range_are_refused(lanes: int | str, share: float, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Limits.checked(lanes, share)

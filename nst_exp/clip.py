@@ -51,21 +51,28 @@ class Link:
 
 
 def link(
-    flow_between: FlowBetween, frame_index: int, content: Levels, past: Sequence[Past], reach: Sequence[int]
+    flow_between: FlowBetween,
+    frame_index: int,
+    content: Levels,
+    past: Sequence[Past],
+    reach: Sequence[int],
+    filling: Levels | None = None,
 ) -> Link:
     """The link of a frame to the frames at the distances `reach` before it.
 
-    Each pixel is held to the nearest frame that shows it. What none of them shows sets out from the content image.
+    Each pixel is held to the nearest frame that shows it. What none of them shows sets out from `filling`.
 
     Args:
         flow_between: the source's optical flow from one frame to another.
         past: the nearest frame first.
         reach: in frames painted, 1 or more each; distances beyond the clip's beginning are left out.
+        filling: None for the content image.
 
     References:
         Ruder, Dosovitskiy, Brox (2016), sections 4.1 to 4.3.
     """
-    anchor, carried = content.astype(np.float32) / 255, np.zeros(content.shape[:2], bool)
+    fresh = (content if filling is None else filling).astype(np.float32) / 255
+    anchor, carried = fresh, np.zeros(content.shape[:2], bool)
     held = carried.copy()
     for earlier in (past[back - 1] for back in sorted(reach) if back <= len(past)):
         now, then = (frame_index, content), (earlier.frame_index, earlier.content)
@@ -77,7 +84,7 @@ def link(
         new = (trusted & ~held) | (shown & ~carried)
         anchor = np.where(new[..., None], warped, anchor)
         carried, held = carried | shown, held | trusted
-    return Link(_feathered(anchor, content, carried), anchor, held)
+    return Link(_feathered(anchor, fresh, carried), anchor, held)
 
 
 def blended(link: Link, own: Levels) -> Link:
@@ -90,8 +97,8 @@ def blended(link: Link, own: Levels) -> Link:
     return Link(share * link.anchor + (1 - share) * own.astype(np.float32) / 255, link.anchor, link.mask)
 
 
-def _feathered(anchor: Pixels, content: Levels, carried: Mask) -> Pixels:
-    """`anchor` where it is carried along, else the content image, with a soft seam on the side of the anchor."""
+def _feathered(anchor: Pixels, fresh: Pixels, carried: Mask) -> Pixels:
+    """`anchor` where it is carried along, else `fresh`, with a soft seam on the side of the anchor."""
     share = cv2.GaussianBlur(carried.astype(np.float32), (0, 0), _FEATHER)
     share = np.where(carried, np.clip(2 * share - 1, 0, 1), 0)[..., None].astype(np.float32)
-    return share * anchor + (1 - share) * content.astype(np.float32) / 255
+    return share * anchor + (1 - share) * fresh

@@ -79,7 +79,8 @@ def test_other_modes_and_an_odd_size(mode: str, tmp_path: Path) -> None:
 
 def test_a_sweep_films_each_point_anew(tmp_path: Path) -> None:
     for _ in range(2):  # the second time is not done already
-        outcome = filmed("-m", "style_weight=0.1,0.3", "camera.seconds=0.2", "ledger=ledger", folder=tmp_path)
+        points = ("style_weight=0.1,0.3", "camera.seconds=0.2", "ledger=ledger")
+        outcome = run_in_process("-m", *QUICK, *points, folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
     for folder in (OUT, f"{OUT}-2"):
         for point in ("0", "1"):

@@ -201,7 +201,7 @@ class _Painter:
         if self._mode == "warm_start":
             return replace(lane, init_image=jnp.asarray(from_uint8(self._past[0].pastiche)))
         # a bare photograph, where flow has lost the picture, could not be painted over in so few steps
-        found = link(self._flows.between, index, content, self._past, [1], filling=self._past[0].pastiche)
+        found = link(self._flows.between, index, content, self._past, [1])
         mask = jnp.asarray(found.mask, jnp.float32)[None, ..., None]
         anchor = Anchor(jnp.asarray(found.anchor)[None], mask)
         return replace(lane, init_image=jnp.asarray(found.init)[None], anchor=anchor)

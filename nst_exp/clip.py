@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from jaxtyping import Float32
 
 from nst_exp.flow import Flow, Levels, Mask, Pixels, hidden, motion_edges, warp
 
@@ -56,22 +57,21 @@ def link(
     content: Levels,
     past: Sequence[Past],
     reach: Sequence[int],
-    filling: Levels | None = None,
 ) -> Link:
     """The link of a frame to the frames at the distances `reach` before it.
 
-    Each pixel is held to the nearest frame that shows it. What none of them shows sets out from `filling`.
+    Each pixel is held to the nearest frame that shows it. What none of them shows sets out from the content image in
+    the colours that the last picture gave to its own: bare, it would take more steps to be painted than a frame has.
 
     Args:
         flow_between: the source's optical flow from one frame to another.
         past: the nearest frame first.
         reach: in frames painted, 1 or more each; distances beyond the clip's beginning are left out.
-        filling: None for the content image.
 
     References:
         Ruder, Dosovitskiy, Brox (2016), sections 4.1 to 4.3.
     """
-    fresh = (content if filling is None else filling).astype(np.float32) / 255
+    fresh = _recoloured(content, past[0])
     anchor, carried = fresh, np.zeros(content.shape[:2], bool)
     held = carried.copy()
     for earlier in (past[back - 1] for back in sorted(reach) if back <= len(past)):
@@ -95,6 +95,19 @@ def blended(link: Link, own: Levels) -> Link:
     """
     share = _SHARE_OF_NEIGHBOUR * link.mask[..., None].astype(np.float32)
     return Link(share * link.anchor + (1 - share) * own.astype(np.float32) / 255, link.anchor, link.mask)
+
+
+def _recoloured(content: Levels, last: Past) -> Pixels:
+    """`content` under the affine map of colours that comes closest to what `last` made of its own content."""
+    before, after = _colours(last.content), last.pastiche.reshape(-1, 3) / np.float32(255)
+    mapping, *_ = np.linalg.lstsq(before, after, rcond=None)
+    return np.clip(_colours(content) @ mapping, 0, 1).reshape(content.shape).astype(np.float32)
+
+
+def _colours(levels: Levels) -> Float32[np.ndarray, "pixels 4"]:
+    """Colours in [0, 1], and a 1 for the constant of an affine map."""
+    colours = levels.reshape(-1, 3) / np.float32(255)
+    return np.concatenate([colours, np.ones((len(colours), 1), np.float32)], axis=1).astype(np.float32)
 
 
 def _feathered(anchor: Pixels, fresh: Pixels, carried: Mask) -> Pixels:

@@ -98,7 +98,7 @@ def test_a_frame_is_held_to_the_nearest_that_shows_it() -> None:
     np.testing.assert_allclose(found.anchor[:, 3:], 200 / 255, atol=1e-6)
     alone = link(flows, 2, content, [second, first], [1])
     assert not alone.mask[:, :3].any()
-    np.testing.assert_allclose(alone.init[:, 0], 40 / 255, atol=1e-6)  # what nobody saw is the photograph
+    np.testing.assert_allclose(alone.init[:, 0], 200 / 255, atol=1e-5)  # as the last frame painted its like
     np.testing.assert_allclose(alone.init[:, 14:], 200 / 255, atol=1e-6)
     later = blended(alone, np.full_like(content, 60))
     np.testing.assert_allclose(later.init[:, 14:], 130 / 255, atol=1e-6)
@@ -132,3 +132,13 @@ def test_a_moving_scene_is_its_own_floor() -> None:
     measures = steadiness.measures()
     assert measures["warping_error"] == measures["warping_error_source"] < 1e-3
     assert measures["brightness_drift"] < 1e-6
+
+
+def test_what_is_new_comes_in_the_colours_of_the_last_picture() -> None:
+    """The last picture swapped red and blue and halved the rest; nothing of the new frame was to be seen before."""
+    before, now = texture(16, 24), texture(16, 24, seed=1)
+    painted = np.rint(before[..., ::-1] * 0.5 + 20).astype(np.uint8)
+    far = by_hand({(1, 0): 100, (0, 1): -100})
+    found = link(far, 1, now, [Past(0, before, painted)], [1])
+    assert not found.mask.any()
+    np.testing.assert_allclose(found.init, (now[..., ::-1] * 0.5 + 20) / 255, atol=0.01)

@@ -148,7 +148,7 @@ def _solve(loss: Loss, evaluations: int, history: int) -> list[tuple[float, floa
         solver.zero_grad()
         total = loss(image)
         total.backward()
-        trace.append((time.perf_counter() - begun, float(total)))
+        trace.append((time.perf_counter() - begun, float(total.detach())))
         return total
 
     solver.step(closure)

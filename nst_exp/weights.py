@@ -188,7 +188,7 @@ def _preprocessing_name(source: ParamsSource, file_format: _Format, path: Path, 
 
 def _fixed_preprocessing(file_format: _Format, network: Network) -> str | None:
     """What the params of all files of this format want; None: each file says it."""
-    if file_format.what == _FORMATS["safetensors"].what:
+    if file_format.library == "any":
         return None
     return "keras" if file_format.library == "keras" else network.preprocessing
 
@@ -360,7 +360,7 @@ def _read(
     file_format: _Format, path: Path, network: Network, layers: Sequence[str], needed: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """What the file has of `layers`, all of it checked and batch normalisation folded; `needed` must be there."""
-    library = file_format.library if file_format.library != "any" else _library(path, network)
+    library = _library(path, network) if file_format.library == "any" else file_format.library
     shapes = _shapes(network, layers, library)
     with closing(file_format.read(path, network, network.kernels(layers))) as tensors:  # and with it the file
         arrays = {name: _checked(name, tensor, shapes[name], network) for name, tensor in tensors if name in shapes}

@@ -70,7 +70,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "params=foo": ("params/foo", "bundled", "keras", "torchvision", "safetensors", "random"),
     "experiment=foo": ("experiment/foo", "article", "quick"),
     "network=foo": ("network/foo", "tiny", "vgg16"),
-    "network.name=foo": ("network.name='foo'", "vgg16, tiny"),
+    "network.name=foo": ("network.name='foo'", "vgg16, vgg19, alexnet"),
     # of another type
     "bad": ("bad", "missing EQUAL"),
     "size=abc": ("size", "abc", "Integer"),

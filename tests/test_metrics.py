@@ -138,7 +138,7 @@ def test_lpips_weights_of_a_wrong_file(
     monkeypatch.setattr(weights.importlib.util, "find_spec", lambda _name: package)
     with pytest.raises(InputError, match="SHA-256 is"):
         load_lpips_weights()
-    monkeypatch.setattr(weights, "_BUNDLED_SHA256", hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(weights._BUNDLED, "vgg16", ("vgg16.ckpt", hashlib.sha256(content).hexdigest()))
     with pytest.raises(InputError) as caught:
         load_lpips_weights()
     assert complaint in str(caught.value)

@@ -25,7 +25,7 @@ def returned(result: Mapping[str, Any], names: Sequence[str]) -> float | tuple[f
     Raises:
         InputError: if the run has no such measure, as a picture has none of a clip's.
     """
-    numbers = {**result["measures"], **{name: result[name] for name in _COSTS}}
+    numbers = {**result["measures"], **{name: result[name] for name in _COSTS if name in result}}
     missing = [name for name in names if name not in numbers]
     if missing:
         raise InputError(f"optimized_metric={missing[0]}: this run has none")

@@ -53,9 +53,12 @@ class Server:
             *("--artifacts-destination", str(self.folder / "artifacts")),
         )
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        quiet = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # a dozen processes for nothing
         with (self.folder / "log").open("a") as log:
             self._processes.append(
-                subprocess.Popen([*command, "--workers", "1", *store], stdout=log, stderr=log, start_new_session=True)
+                subprocess.Popen(
+                    [*command, "--workers", "1", *store], stdout=log, stderr=log, start_new_session=True, env=quiet
+                )
             )
         wait_for(self._answers)
 

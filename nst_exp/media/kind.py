@@ -20,6 +20,8 @@ def kind_of(path: Path) -> str:
     guess = mimetypes.guess_type(path.name)[0] or ""
     if guess.startswith(("video/", "audio/")):  # be it a broken one
         return "video"
+    if guess.startswith("image/"):
+        return "image"
     return "video" if _is_video(path) else "image"
 
 

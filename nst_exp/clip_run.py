@@ -393,9 +393,7 @@ def _measures(inputs: Inputs, source: _Source, frames: Frames) -> dict[str, floa
         if not frames.has(pass_, frame.index):
             continue
         index, after = frame.index, Seen(frame.levels, frames.levels(pass_, frame.index))
-        if before is None:
-            steadiness.add_first(after)
-        else:
+        if before is not None:
             _add(steadiness, flows, before, (index, after))
         if index in judged:
             found.append(_judged(inputs, index, after))

@@ -209,12 +209,24 @@ _CLIP_TABLE = (
     Measure(
         name="brightness_drift",
         label="drift",
-        summary="How much brighter or darker the clip becomes from its first to its last frame, beyond its source.",
-        formula="|slope| of a line fitted through mean luma of pastiche less that of source, times the clip's length",
+        summary="How much brighter or darker the same things become from the first to the last frame.",
+        formula="|sum over frames of mean over pixels of Y_t - w(Y_{t-1})|, luma in [0, 1]; w, and which pixels: as "
+        "warping_error",
         range="0 to 1; 0.004 = one level of 255",
         direction="lower",
         best=0.0,
         caveat="A drift that turns back is missed.",
+        source="ours",
+    ),
+    Measure(
+        name="brightness_drift_source",
+        label="source's drift",
+        summary="The drift of the source, such as a camera's that adjusts its exposure.",
+        formula="as brightness_drift, of the source's frames",
+        range="0 to 1",
+        direction="lower",
+        best=0.0,
+        caveat="The same for all runs over one clip at one size.",
         source="ours",
     ),
 )

@@ -36,3 +36,12 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write `data` as indented JSON, atomically."""
     write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What is in the file; {} if there is none, or it is no JSON object."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +21,7 @@ import numpy.typing as npt
 import yaml
 
 from nst_exp.errors import InputError
-from nst_exp.files import write_atomically, write_json
+from nst_exp.files import read_json, write_atomically, write_json
 
 # Raise it when a change of code alters pictures or measures: earlier results then no longer count as done.
 RESULTS_VERSION = 1
@@ -159,7 +158,7 @@ class RunFolder:
     @property
     def result(self) -> dict[str, Any]:
         """What `finish` wrote, {} before that."""
-        return _read_json(self.path / RESULT)
+        return read_json(self.path / RESULT)
 
     @property
     def record(self) -> Record:
@@ -169,14 +168,14 @@ class RunFolder:
             InputError: if the run never began, or its record is damaged.
         """
         try:
-            return Record(**_read_json(self.path / _RECORD))
+            return Record(**read_json(self.path / _RECORD))
         except TypeError as error:
             raise InputError(f"{str(self.path)!r} holds no run: no sound {_RECORD}") from error
 
     @property
     def failure(self) -> dict[str, Any]:
         """`error` and `overrides` of a run that failed, {} if it did not."""
-        return {} if self.finished else _read_json(self.path / _FAILURE)
+        return {} if self.finished else read_json(self.path / _FAILURE)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -196,7 +195,7 @@ class RunFolder:
     @property
     def tracked(self) -> Tracked | None:
         """The MLflow run that holds all of this; None while there is none."""
-        found = _read_json(self.path / _TRACKED)
+        found = read_json(self.path / _TRACKED)
         return Tracked(**found) if found else None
 
     @property
@@ -233,12 +232,3 @@ def run_folders(folder: Path) -> list[RunFolder]:
     """The runs of the sweep in `folder`, finished or not, in the order of their numbers."""
     numbered = [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
     return [RunFolder(path) for path in sorted(numbered, key=lambda path: int(path.name))]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """What is in the file; {} if there is none, or it is no JSON object."""
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import pandas as pd
 import yaml
 
 from nst_exp.errors import InputError
+from nst_exp.files import read_json
 from nst_exp.ranking import ALL_MEASURES, pareto_front
 from nst_exp.results import PICTURE, RunFolder, run_folders
 
@@ -174,7 +174,7 @@ def read_sweep(folder: Path) -> Sweep:
     except OSError as error:
         raise InputError(f"{str(folder)!r} holds no sweep: {error.strerror}") from error
     points = tuple(_point(run) for run in folders if _began(run))
-    overrides = _read_json(folder / SWEEP).get("overrides") or ()
+    overrides = read_json(folder / SWEEP).get("overrides") or ()
     return Sweep(folder, tuple(overrides), points)
 
 
@@ -318,11 +318,3 @@ def _rank(value: Any) -> tuple[bool, Any]:
 
 def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -11,6 +11,7 @@ import pytest
 
 from nst_exp.networks import get_network
 from nst_exp.networks.convolution import convolution
+from nst_exp.networks.winograd import LEAST_CHANNELS, pays
 from nst_exp.objective import LossWeights, Objective, Problem, Targets, loss_weights
 from nst_exp.types import NetworkParams
 from nst_exp.weights import ParamsSource, load_params
@@ -134,6 +135,35 @@ def test_convolution_and_its_gradients_are_those_of_lax(
     cotangent = jnp.asarray(random.normal(size=expected.shape), jnp.float32)
     for ours, theirs in zip(our_back(cotangent), back(cotangent), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID", [(2, 2), (1, 0)]], ids=str)
+@pytest.mark.parametrize("sides", [(9, 8), (6, 11)], ids=str)
+def test_a_wide_convolution_by_fewer_multiplications_is_that_of_numpy(padding: Any, sides: tuple[int, int]) -> None:
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(3, 2, *sides, LEAST_CHANNELS)).astype(np.float32)  # three lanes
+    kernel = random.normal(size=(3, 3, LEAST_CHANNELS, LEAST_CHANNELS + 2)).astype(np.float32)
+    assert pays(jnp.asarray(inputs[0]), jnp.asarray(kernel))
+    borders = {"SAME": ((1, 1), (1, 1)), "VALID": ((0, 0), (0, 0))}[padding] if isinstance(padding, str) else padding
+
+    def by_numpy(inputs: Any, kernel: Any) -> Any:
+        padded = np.pad(inputs.astype(np.float64), ((0, 0), (0, 0), *borders, (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+        return np.einsum("lnyxirc,rcio->lnyxo", windows, kernel, optimize=True)
+
+    def lanes(inputs: Any, kernel: Any) -> Any:
+        return jax.vmap(lambda lane: convolution(lane, kernel, (1, 1), padding))(inputs)
+
+    expected = by_numpy(inputs, kernel)
+    actual, back = jax.vjp(lanes, jnp.asarray(inputs), jnp.asarray(kernel))
+    assert np.abs(actual - expected).max() < 3e-6 * np.abs(expected).max()
+    cotangent = random.normal(size=expected.shape).astype(np.float32)
+    to_inputs, to_kernel = back(jnp.asarray(cotangent))
+    # both are linear: <cotangent, lanes(x, k)> is <to_inputs, x> and <to_kernel, k>, here for other x and k
+    other, other_kernel = random.normal(size=inputs.shape), random.normal(size=kernel.shape)
+    np.testing.assert_allclose(np.vdot(to_inputs, other), np.vdot(cotangent, by_numpy(other, kernel)), rtol=1e-3)
+    moved = by_numpy(inputs, other_kernel)
+    np.testing.assert_allclose(np.vdot(to_kernel, other_kernel), np.vdot(cotangent, moved), rtol=1e-3)
 
 
 def test_convolution_refuses_dilation() -> None:

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from nst_exp.networks import winograd
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -65,6 +67,14 @@ def _depth(x: Array, strides: tuple[int, int]) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolution(inputs: Array, kernel: Array, padding: Padding, precision: Any) -> Array:
+    plain = partial(_plain, padding=padding, precision=precision)
+    if not winograd.pays(inputs, kernel):
+        return plain(inputs, kernel)
+    fast = partial(winograd.convolution, padding=padding, precision=precision)
+    return jax.lax.platform_dependent(inputs, kernel, cpu=fast, default=plain)
+
+
+def _plain(inputs: Array, kernel: Array, padding: Padding, precision: Any) -> Array:
     return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), padding, dimension_numbers=_LAYOUT, precision=precision)
 
 
@@ -78,12 +88,7 @@ def _backward(padding: Padding, precision: Any, residuals: tuple[Array, Array], 
     reach = [(side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape[:2], padding, strict=True)]
     to_inputs = _convolution(gradient, flipped, tuple(reach), precision)
     # never needed while params are frozen, and then not computed: XLA drops what nobody reads
-    _, to_kernel = jax.vjp(
-        lambda k: jax.lax.conv_general_dilated(
-            inputs, k, (1, 1), padding, dimension_numbers=_LAYOUT, precision=precision
-        ),
-        kernel,
-    )
+    _, to_kernel = jax.vjp(lambda k: _plain(inputs, k, padding, precision), kernel)
     return to_inputs, to_kernel(gradient)[0]
 
 

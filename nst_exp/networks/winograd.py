@@ -45,7 +45,7 @@ def convolution(
     products = jax.lax.optimization_barrier(products)
     columns = jnp.stack(_of_products(*products), axis=1)
     outputs = jnp.stack(_of_products(*columns)).transpose(2, 3, 0, 4, 1, 5)
-    return outputs.reshape(batch, 2 * down, 2 * across, -1)[:, :height, :width]
+    return outputs.reshape(batch, 2 * down, 2 * across, kernel.shape[-1])[:, :height, :width]
 
 
 def _of_inputs(first: Array, second: Array, third: Array, fourth: Array) -> tuple[Array, ...]:

@@ -12,10 +12,13 @@ import logging
 import os
 import platform
 import shlex
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -81,6 +84,32 @@ def existing_store(uri: str | None) -> Store:
     if store.backend == "sqlite" and not Path(store.uri.removeprefix("sqlite:///")).is_file():
         raise InputError(f"no MLflow store is at {store.uri}: give --tracking-uri")
     return store
+
+
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C and SIGTERM wait until this is left: a write to sqlite that they break off leaves the file locked.
+
+    A second one does not wait. Signals reach the main thread only, and there is nothing to hold in others.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if held:
+            raise KeyboardInterrupt
+        held.append(number)
+
+    handlers = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        if held:
+            signal.raise_signal(held[0])
 
 
 @runtime_checkable
@@ -184,7 +213,8 @@ class MlflowRun:
         if self.lost:
             return
         try:
-            getattr(self._client, verb)(self.run_id, *arguments, **options)
+            with _interrupts_held():
+                getattr(self._client, verb)(self.run_id, *arguments, **options)
         except (OSError, MlflowException) as error:
             self.lost = True
             reason = " ".join(str(error).split())[:200]
@@ -205,20 +235,19 @@ def track(store: Store, folder: RunFolder, parent: str | None = None) -> Iterato
     Raises:
         InputError: if the store cannot be reached and there is no parent.
     """
-    run = _begin(store, folder, parent)
-    if run is None:
-        yield NullRun()
-        return
-    status = "FAILED"
+    run, status = None, "FAILED"
     try:
-        yield run
+        with _interrupts_held():  # which come out of it when `run` is known
+            run = _begin(store, folder, parent)
+        yield run or NullRun()
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     finally:
-        run.close(status)
-    if not run.lost:
+        if run is not None:
+            run.close(status)
+    if run is not None and not run.lost:
         folder.mark_tracked(Tracked(store.uri, run.run_id))
 
 
@@ -310,6 +339,7 @@ def start_run(client: Any, store: Store, name: str, tags: Mapping[str, str], par
     return str(client.create_run(_experiment_id(client, store), run_name=name, tags=resolved).info.run_id)
 
 
+@_interrupts_held()
 def start_sweep(client: Any, store: Store, folder: Path, overrides: Sequence[str], earlier: str | None) -> str:
     """The RUNNING run that a sweep's points hang below: the `earlier` one if it is still there, else a new one."""
     if earlier is not None and _resume(client, earlier):
@@ -333,6 +363,7 @@ def _resume(client: Any, run_id: str) -> bool:
     return True
 
 
+@_interrupts_held()
 def end_sweep(
     client: Any, run_id: str, folder: Path, files: Sequence[Path], best: RunFolder | None, status: str
 ) -> None:
@@ -355,6 +386,7 @@ def end_sweep(
         _log.warning("tracking is lost; %s: %s", _upload_hint(folder), reason)
 
 
+@_interrupts_held()
 def end_the_dead(client: Any, store: Store) -> None:
     """Mark runs as KILLED that are still RUNNING for MLflow, but whose process on this machine is gone."""
     for run in client.search_runs([_experiment_id(client, store)], "attributes.status = 'RUNNING'"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,8 +20,9 @@ from PIL import Image
 
 from nst_exp import record
 from nst_exp.ranking import MEASURES
-from nst_exp.results import RunFolder, Tracked
+from nst_exp.results import Record, RunFolder, Tracked
 from nst_exp.solver import advance
+from nst_exp.tracking import Store, track
 
 REPOSITORY = Path(__file__).parent.parent
 SQLITE = ("tracking=sqlite", "tracking.snapshots=2")
@@ -212,6 +214,35 @@ def test_ctrl_c_ends_run_and_sweep_as_killed(tmp_path: Path) -> None:
     assert "Traceback" not in stderr
     assert {run.info.status for run in runs_of(client_of(tmp_path))} == {"KILLED"}
     assert not list(tmp_path.glob(f"{OUT}/*/pastiche.png"))
+
+
+@pytest.mark.parametrize("verb", ["create_run", "log_batch"])
+def test_ctrl_c_waits_until_mlflow_has_written(verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt within a transaction would leave the database locked, and the run RUNNING."""
+    folder, store = RunFolder(tmp_path / OUT), Store.at(f"sqlite:///{tmp_path / 'mlflow.db'}", "nst_exp")
+    folder.path.mkdir()
+    folder.begin({}, Record("identity", "name", [], {}, {}, store.uri))
+    write, after = getattr(MlflowClient, verb), []
+
+    def interrupted(*arguments: Any, **options: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        written = write(*arguments, **options)
+        after.append(verb)
+        return written
+
+    def begin() -> None:
+        with track(store, folder) as tracked:
+            tracked.log_params({"seed": 1})
+            after.append("went on")
+
+    monkeypatch.setattr(MlflowClient, verb, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        begin()
+    assert after == [verb]
+    monkeypatch.undo()
+    (run,) = runs_of(MlflowClient(store.uri))
+    assert run.info.status == "KILLED"
+    assert run.data.params == ({"seed": "1"} if verb == "log_batch" else {})
 
 
 def a_point_is_under_way(database: Path) -> bool:

@@ -103,6 +103,11 @@ class Objective:
         """All layers whose features are needed, each once."""
         return tuple(dict.fromkeys(self.content_layers + self.style_layers))
 
+    @property
+    def repeated(self) -> Objective:
+        """The same, for a loop: the network's features are computed many times."""
+        return dataclasses.replace(self, network=dataclasses.replace(self.network, repeated=True))
+
     def content_targets(self, params: NetworkParams, content_image: Image) -> FeatureMaps:
         """The features that the pastiche's are held against."""
         return self.network.features(params, content_image, self.content_layers)

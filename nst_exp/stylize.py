@@ -201,7 +201,7 @@ def stylize(
             tallies[index].begin_scale(float(total), schedule.steps_at(scale))
         while any(tally.goes_on(schedule.stop) for tally in tallies):
             steps = np.array([tally.next_steps(schedule.stop) for tally in tallies], np.int32)
-            state, traces = advance(objective, method, problems, state, jnp.asarray(steps))
+            state, traces = advance(objective.repeated, method, problems, state, jnp.asarray(steps))
             for index, trace in _moved(traces, steps):
                 shifted = tallies[index].add(trace)
                 on_chunk(Progress(index, scale, tallies[index].steps, shifted, state.best_image[index]))

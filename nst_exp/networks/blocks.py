@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -35,11 +36,13 @@ class Options:
         pooling: of the pools that leave it open, `average` or `max`.
         precision: of convolutions, `float32`, `tf32` or `bfloat16`.
         replicated: the convolution before which the border is replicated instead of filled with zeros.
+        repeated: as a network's.
     """
 
     pooling: str
     precision: str
     replicated: str | None
+    repeated: bool = False
 
 
 @runtime_checkable
@@ -96,7 +99,7 @@ class Conv:
             precision=precision,
             dtype=dtype,
             kernel_init=nn.initializers.zeros,  # never drawn, but traced: flax's own takes most of the time then
-            conv_general_dilated=convolution,
+            conv_general_dilated=partial(convolution, repeated=options.repeated),
             name=self.name,
         )
         return nn.relu(learnt(x)) if self.relu else learnt(x)

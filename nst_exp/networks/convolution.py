@@ -23,8 +23,13 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-def convolution(inputs: Array, kernel: Array, strides: Any, padding: Any, **options: Any) -> Array:
+def convolution(
+    inputs: Array, kernel: Array, strides: Any, padding: Any, *, repeated: bool = False, **options: Any
+) -> Array:
     """`jax.lax.conv_general_dilated` without its rarer options; fits flax's `nn.Conv(conv_general_dilated=...)`.
+
+    Args:
+        repeated: it is done so often that what runs faster is worth compiling for longer.
 
     Raises:
         ValueError: for dilation or feature groups, which its gradient does not know.
@@ -38,7 +43,7 @@ def convolution(inputs: Array, kernel: Array, strides: Any, padding: Any, **opti
     if tuple(strides) != (1, 1):
         inputs, kernel = _unstrided(inputs, kernel, tuple(strides), borders)
         borders = ((0, 0), (0, 0))
-    return _convolution(inputs, kernel, borders, options.get("precision"))
+    return _convolution(inputs, kernel, borders, options.get("precision"), repeated)
 
 
 def _unstrided(inputs: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> tuple[Array, Array]:
@@ -65,10 +70,10 @@ def _depth(x: Array, strides: tuple[int, int]) -> Array:
     return moved.reshape(batch, height // down, width // across, down * across * channels, *rest)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolution(inputs: Array, kernel: Array, padding: Padding, precision: Any) -> Array:
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolution(inputs: Array, kernel: Array, padding: Padding, precision: Any, repeated: bool) -> Array:
     plain = partial(_plain, padding=padding, precision=precision)
-    if not winograd.pays(inputs, kernel):
+    if not repeated or not winograd.pays(inputs, kernel):
         return plain(inputs, kernel)
     fast = partial(winograd.convolution, padding=padding, precision=precision)
     return jax.lax.platform_dependent(inputs, kernel, cpu=fast, default=plain)
@@ -78,15 +83,19 @@ def _plain(inputs: Array, kernel: Array, padding: Padding, precision: Any) -> Ar
     return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), padding, dimension_numbers=_LAYOUT, precision=precision)
 
 
-def _forward(inputs: Array, kernel: Array, padding: Padding, precision: Any) -> tuple[Array, tuple[Array, Array]]:
-    return _convolution(inputs, kernel, padding, precision), (inputs, kernel)
+def _forward(
+    inputs: Array, kernel: Array, padding: Padding, precision: Any, repeated: bool
+) -> tuple[Array, tuple[Array, Array]]:
+    return _convolution(inputs, kernel, padding, precision, repeated), (inputs, kernel)
 
 
-def _backward(padding: Padding, precision: Any, residuals: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
+def _backward(
+    padding: Padding, precision: Any, repeated: bool, residuals: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
     inputs, kernel = residuals
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     reach = [(side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape[:2], padding, strict=True)]
-    to_inputs = _convolution(gradient, flipped, tuple(reach), precision)
+    to_inputs = _convolution(gradient, flipped, tuple(reach), precision, repeated)
     # never needed while params are frozen, and then not computed: XLA drops what nobody reads
     _, to_kernel = jax.vjp(lambda k: _plain(inputs, k, padding, precision), kernel)
     return to_inputs, to_kernel(gradient)[0]

@@ -43,6 +43,7 @@ class Network(abc.ABC):
         padding: of the first layer, `zeros` or `replicate`.
         precision: of convolutions, `float32`, `tf32` or `bfloat16`.
         smoothing: of the features, `softmax` or None.
+        repeated: it is evaluated so often that what runs faster is worth compiling for longer.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Network(abc.ABC):
     padding: str = dataclasses.field(default="zeros", kw_only=True)
     precision: str = dataclasses.field(default="float32", kw_only=True)
     smoothing: str | None = dataclasses.field(default=None, kw_only=True)
+    repeated: bool = dataclasses.field(default=False, kw_only=True)
 
     # --- what an architecture says of itself -----------------------------------------------------------
 
@@ -141,7 +143,8 @@ class Network(abc.ABC):
         """
         table = self.table(strided_first=params.strided_first)[: len(self.truncated(layers))]
         first = next(iter(self.kernels(self.layers)))
-        options = Options(self.pooling, self.precision, first if self.padding == "replicate" else None)
+        replicated = first if self.padding == "replicate" else None
+        options = Options(self.pooling, self.precision, replicated, self.repeated)
         module = _Extractor(table, options)
         pixels = _preprocess(image, params.preprocessing)
         maps = cast(dict[str, jax.Array], module.apply({"params": params.layers}, pixels))

@@ -20,6 +20,7 @@ from flax import struct
 from jaxtyping import Array, Float, Float32
 from skimage.color import rgb2lab
 from skimage.metrics import structural_similarity
+from threadpoolctl import threadpool_limits
 
 from nst_exp.losses import gram_matrix, relative_error, total_variation
 from nst_exp.networks import Network
@@ -134,14 +135,12 @@ def noise(pastiche: Image, content_image: AnyImage, style_image: AnyImage) -> fl
 def _see(judge: Judge, image: AnyImage) -> _Seen:
     maps, statistics, projections = _features(judge.network, judge.params, image)
     pixels = np.asarray(image[0])
-    colours = rgb2lab(pixels).reshape(-1, 3).astype(np.float32)
-    return _Seen(
-        maps=maps,
-        statistics=statistics,
-        quantiles={name: _quantiles(np.asarray(rows)) for name, rows in projections.items()},
-        palette=_quantiles(_hemisphere() @ colours.T),
-        luma=pixels.astype(np.float64) @ np.array(_LUMA),
-    )
+    with threadpool_limits(1, "blas"):  # OpenBLAS 0.3.31 was seen to wait for its own threads for ever
+        colours = rgb2lab(pixels).reshape(-1, 3).astype(np.float32)
+        palette = _quantiles(_hemisphere() @ colours.T)
+        luma = pixels.astype(np.float64) @ np.array(_LUMA)
+    quantiles = {name: _quantiles(np.asarray(rows)) for name, rows in projections.items()}
+    return _Seen(maps, statistics, quantiles, palette, luma)
 
 
 @partial(jax.jit, static_argnames="network")

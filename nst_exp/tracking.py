@@ -256,18 +256,22 @@ def _begin(store: Store, folder: RunFolder, parent: str | None) -> MlflowRun | N
     if store.backend == "none":
         return None
     try:
-        client = connect(store)
+        return _new_run(store, folder, parent)
     except InputError as error:
         if parent is None:
             raise
         _log.warning("%s; the run goes on; %s", error, _upload_hint(folder.path))
         return None
-    for run in _runs_of(client, store, folder):
-        if run.info.status != "FINISHED":
-            client.delete_run(run.info.run_id)
-    record = folder.record
-    own = {"identity": record.identity, "folder": str(folder.path), "overrides": shlex.join(record.overrides)}
-    run_id = start_run(client, store, record.name, {**record.tags, **own}, parent)
+
+
+def _new_run(store: Store, folder: RunFolder, parent: str | None) -> MlflowRun:
+    client, record = connect(store), folder.record
+    with _answering(store):
+        for run in _runs_of(client, store, folder):
+            if run.info.status != "FINISHED":
+                client.delete_run(run.info.run_id)
+        own = {"identity": record.identity, "folder": str(folder.path), "overrides": shlex.join(record.overrides)}
+        run_id = start_run(client, store, record.name, {**record.tags, **own}, parent)
     return MlflowRun(client, run_id, folder.path)
 
 
@@ -312,19 +316,27 @@ def connect(store: Store) -> Any:
     """
     _quiet_mlflow()
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
-    try:
+    with _answering(store):
         if store.backend == "server":
             _check_server(store.uri)
         else:
             _make_database(store)
         client = MlflowClient(tracking_uri=store.uri)
         client.get_experiment_by_name(store.experiment)
-    except (OSError, MlflowException) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"the tracking store {store.uri} cannot be used: {reason}") from error
     return client
+
+
+@contextlib.contextmanager
+def _answering(store: Store) -> Iterator[None]:
+    """Makes a store that does not answer, or no longer, something that a user can put right."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (OSError, MlflowException) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"the tracking store {store.uri} cannot be used: {reason}") from error
 
 
 def start_run(client: Any, store: Store, name: str, tags: Mapping[str, str], parent: str | None) -> str:
@@ -342,11 +354,12 @@ def start_run(client: Any, store: Store, name: str, tags: Mapping[str, str], par
 @_interrupts_held()
 def start_sweep(client: Any, store: Store, folder: Path, overrides: Sequence[str], earlier: str | None) -> str:
     """The RUNNING run that a sweep's points hang below: the `earlier` one if it is still there, else a new one."""
-    if earlier is not None and _resume(client, earlier):
-        return earlier
     command = shlex.join(overrides)
     tags = {"overrides": command, "folder": str(folder), "mlflow.note.content": f"Sweep `{command}`"}
-    return start_run(client, store, f"{folder.name} sweep {command}", tags, parent=None)
+    with _answering(store):
+        if earlier is not None and _resume(client, earlier):
+            return earlier
+        return start_run(client, store, f"{folder.name} sweep {command}", tags, parent=None)
 
 
 def _resume(client: Any, run_id: str) -> bool:
@@ -389,11 +402,12 @@ def end_sweep(
 @_interrupts_held()
 def end_the_dead(client: Any, store: Store) -> None:
     """Mark runs as KILLED that are still RUNNING for MLflow, but whose process on this machine is gone."""
-    for run in client.search_runs([_experiment_id(client, store)], "attributes.status = 'RUNNING'"):
-        host, _, rest = run.data.tags.get(_PROCESS, "").partition(" ")
-        pid = rest.partition(" ")[0]
-        if host == platform.node() and pid.isdigit() and run.data.tags[_PROCESS] != _process(int(pid)):
-            client.set_terminated(run.info.run_id, "KILLED")
+    with _answering(store):
+        for run in client.search_runs([_experiment_id(client, store)], "attributes.status = 'RUNNING'"):
+            host, _, rest = run.data.tags.get(_PROCESS, "").partition(" ")
+            pid = rest.partition(" ")[0]
+            if host == platform.node() and pid.isdigit() and run.data.tags[_PROCESS] != _process(int(pid)):
+                client.set_terminated(run.info.run_id, "KILLED")
 
 
 def _process(pid: int) -> str:

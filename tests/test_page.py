@@ -137,10 +137,11 @@ def test_the_table_sorts_by_its_head(page: Page) -> None:
     rows = page.locator("#table tbody tr")
     head = page.locator("#table th[data-key=lpips]")
     head.locator("button").click()
+    expect(head).to_have_attribute("aria-sort", "ascending")
     assert [row.get_attribute("data-run") for row in rows.all()][:4] == ["0", "1", "2", "3"]
     head.locator("button").click()
-    assert [row.get_attribute("data-run") for row in rows.all()][:4] == ["3", "2", "1", "0"]
     expect(head).to_have_attribute("aria-sort", "descending")
+    assert [row.get_attribute("data-run") for row in rows.all()][:4] == ["3", "2", "1", "0"]
     rows.nth(0).click()
     expect(page.locator("#viewer-title")).to_contain_text("Run 3")
 

@@ -63,6 +63,17 @@ def test_colours_survive(codec: str, tmp_path: Path) -> None:
         assert frame.pts * opened(path).time_base == Fraction(stamp, 1000)
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_the_same_frames_give_the_same_bytes(codec: str, tmp_path: Path) -> None:
+    frames = [(index, clips.scene(index, 226, 170)) for index in range(5)]
+    written = set()
+    for number in range(6):
+        path = tmp_path / f"{number}{CODECS[codec].suffix}"
+        write_clip(path, frames, CODECS[codec], time_base=Fraction(1, 10), rate=Fraction(10))
+        written.add(path.read_bytes())
+    assert len(written) == 1
+
+
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_rotation_is_applied(rotation: int, tmp_path: Path) -> None:
     path = clips.write(tmp_path / "a.mp4", frames=2, rotation=rotation)

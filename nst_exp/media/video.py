@@ -67,7 +67,10 @@ class Codec:
 CODECS = {
     # x265 writes where it should not below its block size of 64 px
     # CRF: of equal quality to the eye in each codec's own scale, visually close to lossless for painted texture
-    "h264": Codec("libx264", ".mp4", "yuv420p", (("crf", "16"), ("preset", "medium")), even=True),
+    # x264's macroblock trees differ from one time to the next on CPUs with AVX-512
+    "h264": Codec(
+        "libx264", ".mp4", "yuv420p", (("crf", "16"), ("preset", "medium"), ("x264-params", "mbtree=0")), even=True
+    ),
     "h265": Codec(
         "libx265", ".mp4", "yuv420p", (("crf", "18"), ("x265-params", "log-level=none")), even=True, least=64
     ),
@@ -332,6 +335,7 @@ _SOUND = {
     ".webm": frozenset(("opus", "libopus", "vorbis", "libvorbis")),
 }
 _FORMATS = {".mp4": "mp4", ".webm": "webm", ".mkv": "matroska"}
+_SAME_BYTES = {"fflags": "+bitexact"}  # Matroska would write random identifiers
 
 
 def _write_animation(
@@ -358,7 +362,7 @@ def _write_video(
 ) -> None:
     suffix = codec.suffix if sound_of is None else suffix_with_sound(codec, sound_of)
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(av.open(str(path), "w", format=_FORMATS[suffix]))
+        output = stack.enter_context(av.open(str(path), "w", format=_FORMATS[suffix], options=_SAME_BYTES))
         video: Any = output.add_stream(codec.encoder, rate=rate, options=dict(codec.options))
         sound = stack.enter_context(_Sound(output, sound_of)) if sound_of and sound_of.has_sound else None
         for pts, levels in frames:

@@ -32,8 +32,9 @@ def peak_mb() -> float:
 
 
 def free_bytes() -> int:
-    """Memory that may still be used: the device's if it tells, else the host's."""
-    statistics = jax.devices()[0].memory_stats() or {}
-    if "bytes_limit" in statistics:
-        return int(statistics["bytes_limit"]) - int(statistics.get("bytes_in_use", 0))
+    """Memory that may still be used: the devices', each taken for as full as the fullest, if they tell, else the host's."""
+    statistics = [device.memory_stats() or {} for device in jax.local_devices()]
+    if all("bytes_limit" in of_one for of_one in statistics):
+        least = min(int(of_one["bytes_limit"]) - int(of_one.get("bytes_in_use", 0)) for of_one in statistics)
+        return least * len(statistics)
     return int(psutil.virtual_memory().available)

@@ -24,6 +24,7 @@ import jaxopt
 import numpy as np
 import optax
 from flax import struct
+from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from nst_exp.types import Count, Image, Images, Losses, Scalar
@@ -218,9 +219,9 @@ class Problems:
         shared = [row[0] for row, own in zip(leaves, differs, strict=True) if not own]
         return cls(stacked, shared, differs, structure)
 
-    def lane(self, stacked: Sequence[Array]) -> Any:
-        """One lane's problem, from its entries of `stacked`."""
-        own, common = iter(stacked), iter(self.shared)
+    def lane(self, stacked: Sequence[Array], shared: Sequence[Array]) -> Any:
+        """One lane's problem, from its entries of `stacked`, and what is `shared`."""
+        own, common = iter(stacked), iter(shared)
         return jax.tree.unflatten(self.structure, [next(own if differs else common) for differs in self.differs])
 
 
@@ -228,11 +229,11 @@ class Problems:
 def begin(loss: Loss, method: Method, problems: Problems, images: Images) -> SolverState:
     """Evaluate each lane's image and set out from it; every array of the state has a leading axis of lanes."""
 
-    def lane(stacked: list[Array], image: Image) -> SolverState:
-        at = method.start(partial(loss.losses, problems.lane(stacked)), image)
+    def lane(problem: Any, image: Image) -> SolverState:
+        at = method.start(partial(loss.losses, problem), image)
         return SolverState(at, image, at.total, at.losses, at.spent, jnp.zeros_like(at.spent))
 
-    return _side_by_side(lane, problems.stacked, images)
+    return _side_by_side(lane, problems, images)
 
 
 @partial(jax.jit, static_argnames=("loss", "method"), donate_argnames="state")
@@ -245,17 +246,42 @@ def advance(
         The state after them, and their trace: rows of `CHUNK` entries a lane, zeros from its `steps` on.
     """
 
-    def lane(stacked: list[Array], state: SolverState, steps: Count) -> tuple[SolverState, Trace]:
-        return _advance(partial(loss.losses, problems.lane(stacked)), method, state, steps)
+    def lane(problem: Any, state: SolverState, steps: Count) -> tuple[SolverState, Trace]:
+        return _advance(partial(loss.losses, problem), method, state, steps)
 
-    return _side_by_side(lane, problems.stacked, state, steps)
+    return _side_by_side(lane, problems, state, steps)
 
 
-def _side_by_side(lane: Callable[..., Any], stacked: list[Array], first: Any, *others: Any) -> Any:
+def spare_lanes(lanes: int) -> int:
+    """How many lanes to add, idle ones, so that all devices of this process get as many; one alone stays alone."""
+    return -lanes % jax.local_device_count() if lanes > 1 else 0
+
+
+def _side_by_side(lane: Callable[..., Any], problems: Problems, *rows: Any) -> Any:
+    """`lane` for every lane, of its problem and its entries of `rows`; shared out among the devices if that comes out.
+
+    No device waits for another one within a chunk: each runs a program of its own.
+    """
+
+    def on_a_device(stacked: Any, shared: list[Array], *rows: Any) -> Any:
+        def of_one(stacked: list[Array], *row: Any) -> Any:
+            return lane(problems.lane(stacked, shared), *row)
+
+        return _mapped(of_one, stacked, *rows)
+
+    lanes, devices = len(jax.tree.leaves(rows)[0]), jax.local_device_count()
+    if devices > 1 and lanes > 1 and lanes % devices == 0:
+        mesh, split = Mesh(np.array(jax.local_devices()), ("lanes",)), PartitionSpec("lanes")
+        specs = (split, PartitionSpec(), *(split for _ in rows))
+        on_a_device = jax.shard_map(on_a_device, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
+    return on_a_device(problems.stacked, problems.shared, *rows)
+
+
+def _mapped(lane: Callable[..., Any], *rows: Any) -> Any:
     """`lane` for every lane; a single one as it is, for `vmap` computes both sides of a line search's conditions."""
-    if len(jax.tree.leaves(first)[0]) > 1:
-        return jax.vmap(lane)(stacked, first, *others)
-    alone = jax.tree.map(lambda leaf: leaf[0], (stacked, first, *others))
+    if len(jax.tree.leaves(rows)[0]) > 1:
+        return jax.vmap(lane)(*rows)
+    alone = jax.tree.map(lambda leaf: leaf[0], rows)
     return jax.tree.map(lambda leaf: leaf[None], lane(*alone))
 
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from nst_exp.errors import InputError
 from nst_exp.memory import free_bytes
 from nst_exp.objective import Anchor, LossWeights, Objective, Problem, Targets
-from nst_exp.solver import CHUNK, Method, Problems, SolverState, Trace, advance, begin
+from nst_exp.solver import CHUNK, Method, Problems, SolverState, Trace, advance, begin, spare_lanes
 from nst_exp.types import AnyImage, FeatureMaps, GramMatrices, Image, NetworkParams, StyleImage
 
 # Feature maps held at once, over those of one forward pass; XLA's plans for VGG-16 on a CPU have 2.2 to 2.4
@@ -152,7 +152,7 @@ def bytes_of_lane(objective: Objective, method: Method, params: NetworkParams, s
 def lanes_that_fit(
     objective: Objective, method: Method, params: NetworkParams, size: tuple[int, int], memory_share: float
 ) -> int:
-    """How many lanes of this (height, width) in px the share of the free memory holds, at least 1."""
+    """How many lanes of this (height, width) in px the share of the free memory of all devices holds, at least 1."""
     return max(1, int(memory_share * free_bytes() / bytes_of_lane(objective, method, params, size)))
 
 
@@ -191,16 +191,17 @@ def stylize(
     Returns:
         Each lane's solution, or why it has none: the loss of its initial picture is not finite.
     """
+    tallies, idle = [_Tally() for _ in lanes], spare_lanes(len(lanes))
+    lanes = [*lanes, *[lanes[0]] * idle]
     pastiches = [initial_image(schedule, lane) for lane in lanes]
-    tallies = [_Tally() for _ in lanes]
     memory = memory or StyleMemory()
     for scale, size in enumerate(schedule.sizes):
         problems = Problems.of(_problems(objective, params, lanes, size, memory))
         state = begin(objective, method, problems, jnp.stack([_resize(pastiche, size) for pastiche in pastiches]))
-        for index, total in enumerate(np.asarray(state.best_total)):
-            tallies[index].begin_scale(float(total), schedule.steps_at(scale))
+        for tally, total in zip(tallies, np.asarray(state.best_total), strict=False):
+            tally.begin_scale(float(total), schedule.steps_at(scale))
         while any(tally.goes_on(schedule.stop) for tally in tallies):
-            steps = np.array([tally.next_steps(schedule.stop) for tally in tallies], np.int32)
+            steps = np.array([tally.next_steps(schedule.stop) for tally in tallies] + [0] * idle, np.int32)
             state, traces = advance(objective.repeated, method, problems, state, jnp.asarray(steps))
             for index, trace in _moved(traces, steps):
                 shifted = tallies[index].add(trace)

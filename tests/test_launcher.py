@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from command import OUT, Outcome, run_in_process
+from command import OUT, Outcome, run_in_process, run_process
 from mlflow import MlflowClient
 from mlflow_server import runs_of
 
@@ -72,6 +72,21 @@ def tracked(client: MlflowClient) -> list[tuple[str, str, list[str], list[int]]]
         )
         for run in runs_of(client)
     )
+
+
+def test_lanes_are_shared_out_among_devices(tmp_path: Path) -> None:
+    """Three lanes and an idle one on two devices agree with one at a time on one."""
+    settings = (*SHALLOW, "content_weight=1,2,4", "init=noise", "steps=12", "size=44")
+    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    spread, alone = tmp_path / "spread", tmp_path / "alone"
+    spread.mkdir()
+    done = run_process("-m", *settings, LANES, folder=spread, environment=two)
+    assert done.code == 0, done.stderr
+    sweep(alone, *settings)
+    for ours, theirs in zip(run_folders(spread / OUT), run_folders(alone / OUT), strict=True):
+        assert (ours.result["lanes"], theirs.result["lanes"]) == (3, 1)
+        assert ours.result["evaluations"] == theirs.result["evaluations"]
+        np.testing.assert_allclose(ours.result["total_loss"], theirs.result["total_loss"], rtol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")

@@ -203,4 +203,4 @@ def test_what_lanes_have_in_common_is_held_once() -> None:
     problems = Problems.of([{"common": common, "own": number} for number in own])
     assert problems.shared == [common]
     assert [leaf.shape for leaf in problems.stacked] == [(2,)]
-    assert problems.lane([own[1]]) == {"common": common, "own": own[1]}
+    assert problems.lane([own[1]], problems.shared) == {"common": common, "own": own[1]}

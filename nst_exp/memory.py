@@ -32,7 +32,7 @@ def peak_mb() -> float:
 
 
 def free_bytes() -> int:
-    """Memory that may still be used: the devices', each taken for as full as the fullest, if they tell, else the host's."""
+    """Memory that may still be used: the devices', each as full as the fullest, if they tell, else the host's."""
     statistics = [device.memory_stats() or {} for device in jax.local_devices()]
     if all("bytes_limit" in of_one for of_one in statistics):
         least = min(int(of_one["bytes_limit"]) - int(of_one.get("bytes_in_use", 0)) for of_one in statistics)

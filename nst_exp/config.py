@@ -258,7 +258,7 @@ class RunConfig:
         _check_choice("padding", self.padding, ("zeros", "replicate"))
         _check_choice("precision", self.precision, ("float32", "tf32", "bfloat16"))
         _check_choice("judge", self.judge, ("vgg16", "tiny"))
-        _check_choice("init", self.init, ("content", "noise", "style"))
+        _check_choice("init", self.init, ("content", "colours", "noise", "style"))
         for name in ("size", "coarsest_size"):
             if getattr(self, name) is not None:
                 _check_between(name, getattr(self, name), 16, 8192)

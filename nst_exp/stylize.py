@@ -22,6 +22,7 @@ import numpy.typing as npt
 from nst_exp.errors import InputError
 from nst_exp.memory import free_bytes
 from nst_exp.objective import Anchor, LossWeights, Objective, Problem, Targets
+from nst_exp.recolouring import recoloured
 from nst_exp.solver import CHUNK, Method, Problems, SolverState, Trace, advance, begin, spare_lanes
 from nst_exp.types import AnyImage, FeatureMaps, GramMatrices, Image, NetworkParams, StyleImage
 
@@ -51,7 +52,8 @@ class Schedule:
     Attributes:
         sizes: (height, width) in px of each scale, coarse to fine; the last is the picture's.
         steps: of all scales together, shared out evenly, what is left over to the finest.
-        init: `content`, `noise` (uniform in [0, 1]) or `style` (the painting stretched over the picture).
+        init: `content`, `colours` (the same in the painting's colours), `noise` (uniform in [0, 1]) or `style` (the
+            painting stretched over the picture).
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -167,7 +169,10 @@ def initial_image(schedule: Schedule, lane: Lane) -> AnyImage:
         return _resize(lane.init_image, size)
     if schedule.init == "noise":
         return jax.random.uniform(jax.random.key(lane.seed), (1, *size, 3), jnp.float32)
-    return _resize(lane.content_image if schedule.init == "content" else lane.style_image, size)
+    content_image, style_image = (_resize(image, size) for image in (lane.content_image, lane.style_image))
+    if schedule.init == "colours":
+        return recoloured(content_image, style_image)
+    return content_image if schedule.init == "content" else style_image
 
 
 def stylize(

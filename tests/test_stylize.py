@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from nst_exp.errors import InputError
 from nst_exp.networks import get_network
 from nst_exp.objective import LossWeights, Objective, loss_weights
+from nst_exp.recolouring import recoloured
 from nst_exp.solver import Lbfgs, advance
 from nst_exp.stylize import Lane, Progress, Schedule, Solution, Stop, bytes_of_lane, coarse_to_fine, stylize
 from nst_exp.weights import ParamsSource, load_params
@@ -68,7 +70,7 @@ def solve(tmp_path: Path, schedule: Schedule, seen: list[Progress], seed: int = 
     return solution
 
 
-@pytest.mark.parametrize("init", ["content", "noise", "style"])
+@pytest.mark.parametrize("init", ["content", "colours", "noise", "style"])
 def test_two_scales(init: str, tmp_path: Path) -> None:
     seen: list[Progress] = []
     solution = solve(tmp_path, Schedule(((17, 23), (24, 32)), 25, init), seen)
@@ -94,6 +96,25 @@ def test_noise_depends_on_the_seed_alone(tmp_path: Path) -> None:
     first, again, other = (solve(tmp_path, schedule, [], seed).pastiche for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
+
+
+def test_recoloured_has_the_paintings_colours_and_moves_none_further_than_it_must() -> None:
+    """Mean and covariance in float64; the map between them is symmetric and positive, which makes it the shortest."""
+    content, style = 0.4 + 0.2 * CONTENT, 0.45 + 0.1 * STYLE @ jnp.array([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 0.3]])
+    moved = recoloured(content, style)
+    before, after, goal = (np.asarray(image, np.float64).reshape(-1, 3) for image in (content, moved, style))
+    np.testing.assert_allclose(after.mean(0), goal.mean(0), atol=1e-5)
+    np.testing.assert_allclose(np.cov(after.T), np.cov(goal.T), atol=1e-5)
+    transform, *_ = np.linalg.lstsq(before - before.mean(0), after - after.mean(0), rcond=None)
+    np.testing.assert_allclose(transform, transform.T, atol=1e-3)
+    assert np.all(np.linalg.eigvalsh(transform) > 0)
+
+
+def test_recoloured_is_sound_without_any_colour() -> None:
+    flat = jnp.full((1, 16, 16, 3), 0.5)
+    for content, style in ((flat, STYLE), (CONTENT, flat), (flat, flat)):
+        assert np.all(np.isfinite(recoloured(content, style)))
+    np.testing.assert_allclose(recoloured(CONTENT, flat), 0.5, atol=0.02)
 
 
 def test_lanes_agree_with_one_at_a_time(tmp_path: Path) -> None:

@@ -31,4 +31,4 @@ def recoloured(content_image: AnyImage, style_image: AnyImage) -> AnyImage:
 
 def _power(covariance: Float[Array, "3 3"], exponent: float) -> Float[Array, "3 3"]:
     values, vectors = jnp.linalg.eigh(covariance)
-    return (vectors * jnp.maximum(values, _LEAST) ** exponent) @ vectors.T
+    return (vectors * jnp.maximum(values, _LEAST**2) ** exponent) @ vectors.T

@@ -256,7 +256,7 @@ class RunConfig:
         _check_choice("aspect", self.aspect, ("keep", "stretch"))
         _check_choice("pooling", self.pooling, ("average", "max"))
         _check_choice("padding", self.padding, ("zeros", "replicate"))
-        _check_choice("precision", self.precision, ("float32", "tf32", "bfloat16"))
+        _check_choice("precision", self.precision, ("auto", "float32", "tf32", "bfloat16"))
         _check_choice("judge", self.judge, ("vgg16", "tiny"))
         _check_choice("init", self.init, ("content", "colours", "noise", "style"))
         for name in ("size", "coarsest_size"):

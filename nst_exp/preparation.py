@@ -93,6 +93,7 @@ def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
     Raises:
         InputError: on a layer that is not there, layer weights that do not fit, a file that cannot be read.
     """
+    config = _of_this_device(config)
     network = get_network(
         config.network.name,
         pooling=config.pooling,
@@ -134,6 +135,13 @@ def load(plan: Plan) -> Inputs:
     )
     content_image, style_image = _read_images(plan)
     return Inputs(plan, weights, content_image, style_image, _load_params(plan))
+
+
+def _of_this_device(config: RunConfig) -> RunConfig:
+    """With the precision that `auto` stands for here."""
+    if config.precision != "auto":
+        return config
+    return dataclasses.replace(config, precision="float32" if jax.default_backend() == "cpu" else "tf32")
 
 
 def _canonical(network: Network, name: str, layers: Iterable[str]) -> tuple[str, ...]:

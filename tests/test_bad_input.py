@@ -96,11 +96,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "style_weight=1e36": ("style_weight=1e+36: must be at most 1e+30",),
     "content_weight=0 style_weight=0": ("content_weight and style_weight are both 0",),
     # a choice
-    "init=foo": ("init=foo: choose one of content, noise, style",),
+    "init=foo": ("init=foo: choose one of content, colours, noise, style",),
     "pooling=foo": ("pooling=foo: choose one of average, max",),
     "aspect=foo": ("aspect=foo: choose one of keep, stretch",),
     "padding=foo": ("padding=foo: choose one of zeros, replicate",),
-    "precision=foo": ("precision=foo: choose one of float32, tf32, bfloat16",),
+    "precision=foo": ("precision=foo: choose one of auto, float32, tf32, bfloat16",),
     # layers
     "content_layer=conv9": ("content_layer", "'conv9'", ALL_LAYERS),
     "content_layer=3": ("content_layer=3",),

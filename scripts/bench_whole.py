@@ -128,6 +128,12 @@ def peer(case: Any, python: str, folder: Path) -> str:
     )
 
 
+def networks(size: int) -> str:
+    """What scripts/bench_networks prints."""
+    command = [sys.executable, str(ROOT / "scripts" / "bench_networks"), "--size", str(size)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def memory(objective: Any, params: Any, sizes: list[int], lanes: list[int]) -> str:
     """What XLA plans to hold for a chunk of the solver's steps, compiled here for shapes alone: nothing is run."""
     rows = []

@@ -169,10 +169,10 @@ def initial_image(schedule: Schedule, lane: Lane) -> AnyImage:
         return _resize(lane.init_image, size)
     if schedule.init == "noise":
         return jax.random.uniform(jax.random.key(lane.seed), (1, *size, 3), jnp.float32)
-    content_image, style_image = (_resize(image, size) for image in (lane.content_image, lane.style_image))
-    if schedule.init == "colours":
-        return recoloured(content_image, style_image)
-    return content_image if schedule.init == "content" else style_image
+    if schedule.init == "style":
+        return _resize(lane.style_image, size)
+    content_image = _resize(lane.content_image, size)
+    return recoloured(content_image, lane.style_image) if schedule.init == "colours" else content_image
 
 
 def stylize(

@@ -30,7 +30,7 @@ from nst_exp.errors import InputError
 from nst_exp.media.camera import Camera, find_camera
 from nst_exp.preview import Preview, jpeg
 
-TEST_PICTURE = "testsrc=size=48x32:rate=50"
+TEST_PICTURE = "testsrc=size=48x32:rate=200"  # more than any machine paints
 QUICK = (
     *("source=camera", "style=pkg://nst_exp/samples/night_harbour.jpg", f"camera.device='{TEST_PICTURE}'"),
     *("camera.format=lavfi", "camera.port=0", "camera.budget_ms=100"),
@@ -119,10 +119,9 @@ def test_ctrl_c_leaves_everything_whole(
 ) -> None:
     url = url_of(running)
     assert url.startswith("http://127.0.0.1:")
-    while (status := status_at(url)).get("frames", 0) < 4:
+    while (status := status_at(url)).get("frames", 0) < 4 or not status["dropped"]:
         time.sleep(0.05)
     assert status.keys() == {"state", "fps", "latency_ms", "steps", "frames", "dropped", "clip"}
-    assert status["dropped"] > 0  # at 50 frames a second, and 100 ms for each
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 0, errors

@@ -1,4 +1,4 @@
-"""A clip's run: frame after frame to disk, then a clip of them; what is painted is never painted again."""
+"""Films of one clip painted frame by frame together, to disk; what is painted is never painted again."""
 
 from __future__ import annotations
 
@@ -6,156 +6,124 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 
-from nst_exp import record
 from nst_exp.clip import Link, Past, blended, link
-from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
-from nst_exp.flow import hidden, motion_edges, still
-from nst_exp.flow_cache import Flows
+from nst_exp.film import Film, Levels, shown, write_clips
 from nst_exp.frames import Frames
-from nst_exp.judgement import Pair, measure
-from nst_exp.ledger import Ledger
-from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_image
-from nst_exp.media.video import CODECS, Clip, Frame, read_frames, resize, suffix_with_sound, write_clip
-from nst_exp.memory import forget_peak, peak_mb
+from nst_exp.media.image import from_uint8, to_uint8, write_image
+from nst_exp.media.video import Frame
+from nst_exp.memory import forget_peak
 from nst_exp.objective import Anchor
 from nst_exp.preparation import (
-    Inputs,
-    cache_folder,
-    cut_of,
+    Static,
     following_method,
     following_schedule,
     frame_size,
     memory_explained,
-    schedule_of,
-    solver_method,
 )
 from nst_exp.progress import progress
-from nst_exp.results import CLIP, FRAMES, PICTURE, SIDE_BY_SIDE, RunFolder, loss_column
-from nst_exp.steadiness import Seen, Steadiness
+from nst_exp.results import loss_column
 from nst_exp.stylize import Lane, Progress, Solution, lanes_that_fit, stylize
-from nst_exp.tracking import TrackedRun
 
-Levels = npt.NDArray[np.uint8]
 _Show = Callable[[float, int], None]  # a loss, and evaluations of the frames at work
+_Within = Callable[[int], contextlib.AbstractContextManager[Any]]
 
 _MEMORY_SHARE = 0.8  # of the free memory, for frames side by side
-_JUDGED = 8  # frames, spread over the clip, whose measures are averaged
 
 
-@dataclass(frozen=True)
-class _Source:
-    """The frames that a run takes, at its size, forward or backward."""
+@dataclass
+class _Reel:
+    """A film while it is painted.
 
-    inputs: Inputs
+    Attributes:
+        within: entered around what is done for this film alone.
+        past: frames painted in this pass, the last first.
+        failure: why it is not painted on.
+    """
 
-    @property
-    def clip(self) -> Clip:
-        assert self.inputs.plan.clip is not None
-        return self.inputs.plan.clip
-
-    def frames(self) -> Iterator[Frame]:
-        """One after the other."""
-        config, size = self.inputs.plan.config, frame_size(self.inputs.plan)
-        for frame in read_frames(self.clip, cut_of(config), on_corrupt=config.video.on_corrupt, name="content"):
-            yield replace(frame, levels=resize(frame.levels, size))
-
-    @property
-    def count(self) -> int | None:
-        """How many, as far as the file says."""
-        return cut_of(self.inputs.plan.config).count(self.clip.frames)
+    film: Film
+    within: Callable[[], contextlib.AbstractContextManager[Any]]
+    past: deque[Past] = field(default_factory=deque)
+    failure: InputError | None = None
 
 
-def paint_clip(inputs: Inputs, folder: RunFolder, run: TrackedRun) -> dict[str, Any]:
-    """Paint all frames, write the clip, measure it, and write everything down.
+def paint_films(films: Sequence[Film], within: _Within = contextlib.nullcontext) -> list[InputError | None]:
+    """Paint all frames of films of one `Kin`: a frame in all of them, side by side, then the next.
 
-    Frames that an earlier run of the same settings has painted are taken over. Whatever stops the run, a clip of the
-    frames painted so far is left.
+    Frames that an earlier run of the same settings has painted are taken over. Whatever stops this, clips of the
+    frames painted so far are left.
+
+    Args:
+        within: entered, with a film's index, around what is done for that one alone.
+
+    Returns:
+        For each film None, or why frames are missing.
 
     Raises:
-        InputError: if the clip cannot be read to its end, or a file cannot be written.
+        InputError: if the clip cannot be read to its end, the device is out of memory, or a file cannot be written.
     """
     forget_peak()
-    frames, source = _opened(inputs, folder), _Source(inputs)
-    last_pass = inputs.plan.config.video.passes
+    reels = [_Reel(film, partial(within, index)) for index, film in enumerate(films)]
+    for reel in reels:
+        with reel.within():
+            reel.film.open()
     try:
-        for pass_ in range(1, last_pass + 1):
-            _paint_pass(inputs, source, frames, pass_, folder, run)
+        for pass_ in range(1, films[0].config.video.passes + 1):
+            _paint_pass(reels, pass_)
     except BaseException:
-        with contextlib.suppress(InputError):  # what stopped the run is the thing to say
-            _write_clips(inputs, source, frames, folder)
+        for film in films:
+            with contextlib.suppress(InputError):  # what stopped the films is the thing to say
+                write_clips(film)
         raise
-    files = _write_clips(inputs, source, frames, folder)
-    result = _result(inputs, source, frames, folder, files)
-    folder.finish(result)
-    if "frames" not in inputs.plan.config.video.write:
-        frames.remove()
-    return result
+    return [reel.failure for reel in reels]
 
 
-def _opened(inputs: Inputs, folder: RunFolder) -> Frames:
-    """The folder's frames, with those that another run of the same settings has left."""
-    config, frames = inputs.plan.config, Frames(folder.path / FRAMES)
-    key = record.frames_key(inputs.plan.params, inputs.plan.hashes)
-    ledger = Ledger.at(config.ledger)
-    frames.open(key)
-    earlier = None if config.force else ledger.frames(key)
-    if earlier is not None and earlier != folder.path and Frames(earlier / FRAMES).key == key:
-        frames.take_over(Frames(earlier / FRAMES))
-    ledger.add_frames(key, folder.path)
-    return frames
-
-
-# --- painting --------------------------------------------------------------------------------------------------
-
-
-def _paint_pass(
-    inputs: Inputs, source: _Source, frames: Frames, pass_: int, folder: RunFolder, run: TrackedRun
-) -> None:
+def _paint_pass(reels: Sequence[_Reel], pass_: int) -> None:
     """All frames once, those of an even pass from the last to the first."""
-    config = inputs.plan.config
-    past: deque[Past] = deque(maxlen=max([1, *config.video.reach]))
-    done = spent = 0
+    film, done, spent = reels[0].film, 0, 0
+    for reel in reels:
+        reel.past = deque(maxlen=max([1, *reel.film.config.video.reach]))
 
-    with progress(source.count, "frame") as shown, memory_explained(config):
+    with progress(film.count, "frame", lanes=len(reels)) as bar, memory_explained(film.config):
 
         def show(loss: float, evaluations: int) -> None:
-            shown.update(steps_done=done, loss=loss, evaluations=spent + evaluations)
+            bar.update(steps_done=done, loss=loss, evaluations=spent + evaluations)
 
-        for batch in _batches(_in_order(source, frames, pass_), _lanes(inputs)):
-            todo = [frame for frame in batch if not frames.has(pass_, frame.index)]
-            if todo:
-                spent += _paint(inputs, source, frames, pass_, todo, past, show)
+        for batch in _batches(_in_order(film, pass_), _frames_at_once(film, len(reels))):
+            if not _going(reels):
+                return
+            spent += _paint(reels, pass_, batch, show)
             for frame in batch:
                 done += 1
-                if pass_ == config.video.passes:
-                    _log_frame(frames, pass_, frame.index, done, source, folder, run)
-                past.appendleft(Past(frame.index, frame.levels, frames.levels(pass_, frame.index)))
-    if not past:
-        raise InputError(f"content={str(source.clip.path)!r} has no frames between video.start and video.end")
+                for reel in _going(reels):
+                    _take_up(reel, pass_, frame, done)
+    if not done:
+        raise InputError(f"content={str(film.clip.path)!r} has no frames between video.start and video.end")
 
 
-def _lanes(inputs: Inputs) -> int:
-    """How many frames are solved side by side: only independent ones can be."""
-    video = inputs.plan.config.video
+def _going(reels: Sequence[_Reel]) -> list[_Reel]:
+    return [reel for reel in reels if reel.failure is None]
+
+
+def _frames_at_once(film: Film, films: int) -> int:
+    """How many frames of each film are solved side by side: only independent ones can be."""
+    video, inputs = film.config.video, film.inputs
     if video.mode != "independent":
         return 1
     if video.lanes is not None or jax.default_backend() == "cpu":
         return video.lanes or 1
-    width, height = frame_size(inputs.plan)
-    method = solver_method(inputs.plan.config.solver)
-    return lanes_that_fit(inputs.plan.objective, method, inputs.params, (height, width), _MEMORY_SHARE)
+    (width, height), static = frame_size(inputs.plan), Static.of(inputs)
+    fitting = lanes_that_fit(static.objective, static.method, inputs.params, (height, width), _MEMORY_SHARE)
+    return max(1, fitting // films)
 
 
 def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
@@ -163,46 +131,45 @@ def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
         yield batch
 
 
-def _in_order(source: _Source, frames: Frames, pass_: int) -> Iterator[Frame]:
+def _in_order(film: Film, pass_: int) -> Iterator[Frame]:
     """The source's frames, in the order of a pass; those of an even one from copies that the first pass made."""
-    kept = Frames(frames.folder / "source")
+    kept = Frames(film.frames.folder / "source")
     if pass_ % 2 == 0:
         for index in reversed(kept.indices(1)):
             yield Frame(index, int(kept.numbers(1, index)["pts"]), kept.levels(1, index))
         return
-    keeps = pass_ == 1 and source.inputs.plan.config.video.passes > 1
-    for frame in source.frames():
+    keeps = pass_ == 1 and film.config.video.passes > 1
+    for frame in film.source_frames():
         if keeps and not kept.has(1, frame.index):
             kept.write(1, frame.index, frame.levels, {"pts": frame.pts})
         yield frame
 
 
-def _paint(
-    inputs: Inputs,
-    source: _Source,
-    frames: Frames,
-    pass_: int,
-    todo: Sequence[Frame],
-    past: Sequence[Past],
-    show: _Show,
-) -> int:
-    """Paint frames side by side, several only if they are independent; keep each with what it took.
+# --- a frame, or several ---------------------------------------------------------------------------------------
+
+
+def _paint(reels: Sequence[_Reel], pass_: int, batch: Sequence[Frame], show: _Show) -> int:
+    """Paint frames, where they are not painted yet, all side by side; keep each with what it took.
 
     Returns:
         Evaluations.
     """
+    todo = [(reel, frame) for frame in batch for reel in _going(reels) if not reel.film.frames.has(pass_, frame.index)]
+    if not todo:
+        return 0
     started = time.monotonic()
-    owns = [frames.levels(pass_ - 1, frame.index) if pass_ > 1 else None for frame in todo]
-    solutions = _solved(inputs, source, todo, past, owns, show)
-    for frame, solution in zip(todo, solutions, strict=True):
+    solutions = _solved(todo, pass_, show)
+    seconds = (time.monotonic() - started) / len(todo)
+    for (reel, frame), solution in zip(todo, solutions, strict=True):
         if isinstance(solution, InputError):
-            raise solution
-        numbers = _numbers(solution, frame.pts, (time.monotonic() - started) / len(todo))
-        frames.write(pass_, frame.index, to_uint8(solution.pastiche), numbers)
+            reel.failure = reel.failure or solution
+        else:
+            numbers = _numbers(solution, frame.pts, seconds, len(todo))
+            reel.film.frames.write(pass_, frame.index, to_uint8(solution.pastiche), numbers)
     return sum(solution.evaluations for solution in solutions if isinstance(solution, Solution))
 
 
-def _numbers(solution: Solution, pts: int, seconds: float) -> dict[str, float]:
+def _numbers(solution: Solution, pts: int, seconds: float, lanes: int) -> dict[str, float]:
     """What is kept of a frame besides its picture."""
     return {
         "loss/total": solution.total_loss,
@@ -211,54 +178,45 @@ def _numbers(solution: Solution, pts: int, seconds: float) -> dict[str, float]:
         "frame/evaluations": solution.evaluations,
         "frame/restarts": solution.restarts,
         "frame/seconds": seconds,
+        "lanes": lanes,
         "pts": pts,
     }
 
 
-def _solved(
-    inputs: Inputs,
-    source: _Source,
-    todo: Sequence[Frame],
-    past: Sequence[Past],
-    owns: Sequence[Levels | None],
-    show: _Show,
-) -> list[Solution | InputError]:
-    config, schedule, method = inputs.plan.config, schedule_of(inputs), solver_method(inputs.plan.config.solver)
-    lanes = [
-        Lane(inputs.weights, jnp.asarray(from_uint8(frame.levels)), inputs.style_image, seed=config.seed)
-        for frame in todo
-    ]
-    if owns[0] is not None or (past and config.video.mode != "independent"):
-        (frame,) = todo
-        schedule, method = following_schedule(inputs), following_method(config)
-        lanes = [_following_lane(lanes[0], _flows(inputs, source), config, frame.index, frame.levels, past, owns[0])]
-
+def _solved(todo: Sequence[tuple[_Reel, Frame]], pass_: int, show: _Show) -> list[Solution | InputError]:
+    first, _ = todo[0]
+    inputs = first.film.inputs
+    static = Static.of(inputs)
+    method, schedule, lanes = static.method, static.schedule, _lanes(todo)
+    if pass_ > 1 or (first.past and first.film.config.video.mode != "independent"):
+        method, schedule = following_method(first.film.config), following_schedule(inputs)
+        lanes = [_following(lane, reel, frame, pass_) for lane, (reel, frame) in zip(lanes, todo, strict=True)]
     evaluations = np.zeros(len(todo), int)
 
     def on_chunk(chunk: Progress) -> None:
         evaluations[chunk.lane] = chunk.trace.evaluations[-1]
         show(float(chunk.trace.totals[-1]), int(evaluations.sum()))
 
-    return stylize(inputs.plan.objective, method, inputs.params, lanes, schedule, on_chunk)
+    return stylize(static.objective, method, inputs.params, lanes, schedule, on_chunk)
 
 
-def _following_lane(
-    lane: Lane,
-    flows: Flows,
-    config: RunConfig,
-    index: int,
-    content: Levels,
-    past: Sequence[Past],
-    own: Levels | None,
-) -> Lane:
-    """Set out from the picture before, or in later passes from the frame's `own`, and hold to it where that is due."""
-    if not past:  # the first frame of a later pass
+def _lanes(todo: Sequence[tuple[_Reel, Frame]]) -> list[Lane]:
+    """Each frame on its own; the same frame of several films is the same object."""
+    images = {frame.index: jnp.asarray(from_uint8(frame.levels)) for _, frame in todo}
+    inputs = [(reel.film.inputs, images[frame.index]) for reel, frame in todo]
+    return [Lane(one.weights, image, one.style_image, seed=one.plan.config.seed) for one, image in inputs]
+
+
+def _following(lane: Lane, reel: _Reel, frame: Frame, pass_: int) -> Lane:
+    """Set out from the picture before, or in later passes from the frame's own, and hold to it where that is due."""
+    film, own = reel.film, reel.film.frames.levels(pass_ - 1, frame.index) if pass_ > 1 else None
+    if not reel.past:  # the first frame of a later pass
         assert own is not None
         return replace(lane, init_image=jnp.asarray(from_uint8(own)))
-    if config.video.mode == "warm_start":
-        return replace(lane, init_image=jnp.asarray(from_uint8(past[0].pastiche)))
-    reach = config.video.reach if own is None else [1]
-    found = link(flows.between, index, content, past, reach)
+    if film.config.video.mode == "warm_start":
+        return replace(lane, init_image=jnp.asarray(from_uint8(reel.past[0].pastiche)))
+    reach = film.config.video.reach if own is None else [1]
+    found = link(film.flows.between, frame.index, frame.levels, reel.past, reach)
     return _held(lane, found if own is None else blended(found, own))
 
 
@@ -267,152 +225,20 @@ def _held(lane: Lane, found: Link) -> Lane:
     return replace(lane, init_image=jnp.asarray(found.init)[None], anchor=Anchor(jnp.asarray(found.anchor)[None], mask))
 
 
-def _flows(inputs: Inputs, source: _Source) -> Flows:
-    plan = inputs.plan
-    width, height = frame_size(plan)
-    name = f"{plan.hashes['content'][:32]}-{width}x{height}-{plan.config.video.estimator}"
-    limit = plan.config.video.flow_cache_mb
-    return Flows(plan.config.video.estimator, cache_folder(plan.config) / "flow" / name if limit else None, limit)
+def _take_up(reel: _Reel, pass_: int, frame: Frame, done: int) -> None:
+    """A frame is painted: later ones hang on to it, and after the last pass it is logged."""
+    levels = reel.film.frames.levels(pass_, frame.index)
+    reel.past.appendleft(Past(frame.index, frame.levels, levels))
+    if pass_ == reel.film.config.video.passes:
+        with reel.within():
+            _log_frame(reel.film, pass_, frame.index, done, levels)
 
 
-def _log_frame(
-    frames: Frames, pass_: int, index: int, done: int, source: _Source, folder: RunFolder, run: TrackedRun
-) -> None:
+def _log_frame(film: Film, pass_: int, index: int, done: int, levels: Levels) -> None:
     """The frame's numbers over its index, and some frames as pictures."""
-    numbers = frames.numbers(pass_, index)
-    run.log_trace({"step": np.array([index])} | {name: np.array([value]) for name, value in _shown(numbers)})
-    snapshots, count = source.inputs.plan.config.tracking.snapshots, source.count or 0
+    numbers = shown(film.frames.numbers(pass_, index))
+    film.run.log_trace({"step": np.array([index])} | {name: np.array([value]) for name, value in numbers.items()})
+    snapshots, count = film.config.tracking.snapshots, film.count or 0
     if done - 1 in {count * k // (snapshots + 1) for k in range(snapshots + 1)}:
-        levels = frames.levels(pass_, index)
-        write_image(folder.progress_file(index), from_uint8(levels))
-        run.log_picture(levels, index)
-
-
-def _shown(numbers: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    return ((name, value) for name, value in numbers.items() if name != "pts")
-
-
-# --- writing ---------------------------------------------------------------------------------------------------
-
-
-def _write_clips(inputs: Inputs, source: _Source, frames: Frames, folder: RunFolder) -> dict[str, Path]:
-    """Write what is asked for, of the frames that there are; the trace goes with it."""
-    video, pass_ = inputs.plan.config.video, _finished_pass(inputs, frames)
-    indices = frames.indices(pass_)
-    if not indices:
-        return {}
-    _write_trace(frames, pass_, folder)
-    codec = CODECS[video.codec]
-    sound = source.clip if video.sound and source.clip.has_sound and codec.encoder else None
-    suffix = suffix_with_sound(codec, source.clip) if sound else codec.suffix
-    wanted = {"clip": (CLIP, _pictures), "side_by_side": (SIDE_BY_SIDE, _pairs)}
-    files = {what: folder.path / f"{name}{suffix}" for what, (name, _) in wanted.items() if what in video.write}
-    for what, path in files.items():
-        pictures = wanted[what][1](source, frames, pass_)
-        rate = source.clip.rate / video.every
-        write_clip(path, pictures, codec, time_base=source.clip.time_base, rate=Fraction(rate), sound_of=sound)
-    return files
-
-
-def _finished_pass(inputs: Inputs, frames: Frames) -> int:
-    """The last pass that has painted anything; an unfinished clip is made of it."""
-    passes = range(inputs.plan.config.video.passes, 0, -1)
-    return next((pass_ for pass_ in passes if frames.indices(pass_)), 1)
-
-
-def _pictures(source: _Source, frames: Frames, pass_: int) -> Iterator[tuple[int, Levels]]:
-    for index in frames.indices(pass_):
-        yield int(frames.numbers(pass_, index)["pts"]), frames.levels(pass_, index)
-
-
-def _pairs(source: _Source, frames: Frames, pass_: int) -> Iterator[tuple[int, Levels]]:
-    for frame in source.frames():
-        if frames.has(pass_, frame.index):
-            yield frame.pts, np.concatenate([frame.levels, frames.levels(pass_, frame.index)], axis=1)
-
-
-def _write_trace(frames: Frames, pass_: int, folder: RunFolder) -> None:
-    indices = frames.indices(pass_)
-    rows = [dict(_shown(frames.numbers(pass_, index))) for index in indices]
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
-    folder.write_trace({"step": np.array(indices)} | columns)
-
-
-# --- measuring -------------------------------------------------------------------------------------------------
-
-
-def _result(
-    inputs: Inputs, source: _Source, frames: Frames, folder: RunFolder, files: Mapping[str, Path]
-) -> dict[str, Any]:
-    pass_ = inputs.plan.config.video.passes
-    indices = frames.indices(pass_)
-    rows = [frames.numbers(p, index) for p in range(1, pass_ + 1) for index in frames.indices(p)]
-    last = [frames.numbers(pass_, index) for index in indices]
-    seconds, evaluations = (sum(row[f"frame/{name}"] for row in rows) for name in ("seconds", "evaluations"))
-    write_image(folder.path / PICTURE, from_uint8(frames.levels(pass_, indices[len(indices) // 2])))
-    hashes = {name: sha256_of(path) for name, path in {"pastiche": folder.path / PICTURE, **files}.items()}
-    return {
-        "identity": folder.record.identity,
-        "pastiche": PICTURE,
-        **{what: path.name for what, path in files.items()},
-        "frames": len(indices),
-        "total_loss": float(np.mean([row["loss/total"] for row in last])),
-        "losses": _mean_losses(last),
-        "measures": _measures(inputs, source, frames),
-        "steps": int(sum(row["frame/steps"] for row in rows)),
-        "evaluations": int(evaluations),
-        "restarts": int(sum(row["frame/restarts"] for row in rows)),
-        "seconds": seconds,
-        "evaluations_per_second": evaluations / seconds,
-        "frames_per_second": len(indices) / seconds,
-        "peak_memory_mb": peak_mb(),
-        "sha256": {**inputs.plan.hashes, **hashes},
-    }
-
-
-def _mean_losses(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """By term, over the frames that have it: the first is held to nothing."""
-    names = dict.fromkeys(name for row in rows for name in row if name.startswith("loss"))
-    means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
-    return {
-        name.replace("loss_of_layer/", "style.").removeprefix("loss/"): value
-        for name, value in means.items()
-        if name != "loss/total"
-    }
-
-
-def _measures(inputs: Inputs, source: _Source, frames: Frames) -> dict[str, float]:
-    """Of single frames, averaged, and of the clip as it moves."""
-    pass_ = inputs.plan.config.video.passes
-    indices = frames.indices(pass_)
-    judged = {indices[len(indices) * k // _JUDGED] for k in range(_JUDGED)}
-    steadiness, found = Steadiness(), []
-    flows, before = _flows(inputs, source), None
-    for frame in source.frames():
-        if not frames.has(pass_, frame.index):
-            continue
-        index, after = frame.index, Seen(frame.levels, frames.levels(pass_, frame.index))
-        if before is not None:
-            _add(steadiness, flows, before, (index, after))
-        if index in judged:
-            found.append(_judged(inputs, index, after))
-        before = index, after
-    means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
-    return means | steadiness.measures()
-
-
-def _add(steadiness: Steadiness, flows: Flows, before: tuple[int, Seen], after: tuple[int, Seen]) -> None:
-    earlier, later = (before[0], before[1].content), (after[0], after[1].content)
-    backward, forward = flows.between(later, earlier), flows.between(earlier, later)
-    held = ~hidden(backward, forward) & ~motion_edges(backward)
-    steadiness.add(before[1], after[1], backward, held, still(backward))
-
-
-def _judged(inputs: Inputs, index: int, seen: Seen) -> dict[str, float]:
-    """What the judge says of one frame."""
-    plan = inputs.plan
-    hashes = (plan.hashes["content"], plan.hashes["style"])
-    pair = Pair(plan.files["content"], plan.files["style"], hashes, plan.config.aspect, index, seen.content)
-    content, pastiche = (jnp.asarray(from_uint8(levels)) for levels in (seen.content, seen.pastiche))
-    return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config))
+        write_image(film.folder.progress_file(index), from_uint8(levels))
+        film.run.log_picture(levels, index)

@@ -18,7 +18,7 @@ from nst_exp import record
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
 from nst_exp.ledger import Ledger
-from nst_exp.preparation import Inputs, Plan, load, make_plan
+from nst_exp.preparation import Inputs, Plan, Static, load, make_plan
 from nst_exp.results import PICTURE, Record, RunFolder
 from nst_exp.tracking import Store, TrackedRun, track, upload
 
@@ -54,12 +54,14 @@ class ReadyRun:
 
     @property
     def kinship(self) -> Hashable:
-        """Runs that are equal in this can be worked on together: pictures that are `Static` alike; a clip is alone."""
-        if self.inputs.plan.kind != "image":
+        """Runs that are equal in this can be worked on together; a camera's is alone."""
+        if self.inputs.plan.kind == "image":
+            return Static.of(self.inputs)
+        if self.inputs.plan.kind == "camera":
             return self.description.identity
-        from nst_exp.picture_run import Static
+        from nst_exp.film import Kin
 
-        return Static.of(self.inputs)
+        return Kin.of(self.inputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,26 +143,27 @@ def work(
     Raises:
         InputError: if the device is out of memory, or a file cannot be written.
     """
-    if runs[0].ready.inputs.plan.kind == "image":
+    return [partial(_finish, run, rest) for run, rest in zip(runs, _work(runs, within), strict=True)]
+
+
+def _work(runs: Sequence[BegunRun], within: Callable[[int], AbstractContextManager[Any]]) -> list[Finish]:
+    """As `work`, but for what all kinds of runs have left to do; pictures need not wait for what reads video."""
+    kind = runs[0].ready.inputs.plan.kind
+    parts = [(run.ready.inputs, run.ready.folder, run.tracked) for run in runs]
+    if kind == "image":
         from nst_exp.picture_run import Canvas, finish_picture, paint
 
-        canvases = [Canvas(run.ready.inputs, run.ready.folder, run.tracked) for run in runs]
-        rest = [partial(finish_picture, *one) for one in zip(canvases, paint(canvases, within), strict=True)]
-    else:
-        paint_film = _film_painter(runs[0].ready.inputs.plan.kind)
-        rest = [partial(paint_film, run.ready.inputs, run.ready.folder, run.tracked) for run in runs]
-    return [partial(_finish, run, finish) for run, finish in zip(runs, rest, strict=True)]
-
-
-def _film_painter(kind: str) -> Callable[[Inputs, RunFolder, TrackedRun], dict[str, Any]]:
-    """What does the work of a clip or a camera; pictures need not wait for what reads video."""
+        canvases = [Canvas(*part) for part in parts]
+        return [partial(finish_picture, *one) for one in zip(canvases, paint(canvases, within), strict=True)]
     if kind == "camera":
         from nst_exp.camera_run import paint_camera
 
-        return paint_camera
-    from nst_exp.clip_run import paint_clip
+        return [partial(paint_camera, *part) for part in parts]
+    from nst_exp.clip_run import paint_films
+    from nst_exp.film import Film, finish_film
 
-    return paint_clip
+    films = [Film(*part) for part in parts]
+    return [partial(finish_film, *one) for one in zip(films, paint_films(films, within), strict=True)]
 
 
 def _finish(run: BegunRun, rest: Finish) -> dict[str, Any]:

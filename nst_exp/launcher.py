@@ -27,7 +27,7 @@ from nst_exp import job
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
 from nst_exp.experiment import BegunRun, Finish, ReadyRun, begin, prepare, work
-from nst_exp.picture_run import Static
+from nst_exp.preparation import Static
 from nst_exp.results import RunFolder
 from nst_exp.search import returned
 from nst_exp.stylize import lanes_that_fit
@@ -59,9 +59,9 @@ class Limits:
 
     def of(self, ready: ReadyRun) -> int:
         """Lanes that a batch of runs like this one may have."""
-        static = ready.kinship
-        if self.lanes == 1 or not isinstance(static, Static):
+        if self.lanes == 1:
             return 1
+        static = Static.of(ready.inputs)
         size = static.schedule.sizes[-1]
         fitting = lanes_that_fit(static.objective, static.method, ready.inputs.params, size, self.memory_share)
         return fitting if self.lanes is None else min(self.lanes, fitting)

@@ -15,32 +15,14 @@ from nst_exp.errors import InputError
 from nst_exp.judgement import Pair, measure
 from nst_exp.media.image import sha256_of, to_uint8, write_image
 from nst_exp.memory import forget_peak, peak_mb
-from nst_exp.objective import Objective
-from nst_exp.preparation import Inputs, cache_folder, memory_explained, schedule_of, solver_method
+from nst_exp.preparation import Inputs, Static, cache_folder, memory_explained
 from nst_exp.progress import progress
 from nst_exp.results import PICTURE, RunFolder, Table, loss_column
-from nst_exp.solver import Method
 from nst_exp.stylize import Lane, Progress, Schedule, Solution, initial_image, stylize
 from nst_exp.tracking import TrackedRun
 from nst_exp.types import AnyImage
 
 Within = Callable[[int], contextlib.AbstractContextManager[Any]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Static:
-    """What pictures must have in common to be solved side by side: what is compiled in, and the network's params."""
-
-    objective: Objective
-    method: Method
-    schedule: Schedule
-    params_sha256: str
-
-    @classmethod
-    def of(cls, inputs: Inputs) -> Static:
-        """That of a picture with these inputs."""
-        plan = inputs.plan
-        return cls(plan.objective, solver_method(plan.config.solver), schedule_of(inputs), plan.hashes["params"])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -335,6 +335,22 @@ def schedule_of(inputs: Inputs) -> Schedule:
     return Schedule(sizes[-config.steps :], config.steps, config.init, stop)
 
 
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """What lanes must have in common to be solved side by side: what is compiled in, and the network's params."""
+
+    objective: Objective
+    method: Method
+    schedule: Schedule
+    params_sha256: str
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> Static:
+        """That of the picture, or of a clip's frame that stands alone, with these inputs."""
+        plan = inputs.plan
+        return cls(plan.objective, solver_method(plan.config.solver), schedule_of(inputs), plan.hashes["params"])
+
+
 def following_schedule(inputs: Inputs) -> Schedule:
     """The work on a frame that has a picture to set out from: at full size only, until it improves no more."""
     video, (_, height, width, _) = inputs.plan.config.video, inputs.content_image.shape

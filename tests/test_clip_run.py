@@ -147,6 +147,74 @@ def test_animations_in_and_out(suffix: str, tmp_path: Path) -> None:
     assert durations[:2] == [50, 70]
 
 
+# --- a sweep's films side by side --------------------------------------------------------------------------------
+
+LANES = "hydra.launcher.lanes=8"
+KEPT = ("video.write=[clip,frames]", "content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv1]")
+
+
+@pytest.mark.parametrize("mode", ["video=flow video.passes=2", "video=warm_start", "video=independent video.lanes=2"])
+def test_films_in_lanes_agree_with_one_at_a_time(mode: str, clip: Path, tmp_path: Path) -> None:
+    grid = ("-m", "content_weight=1,4", *mode.split(), "video.end=4", "ledger=null", *KEPT)
+    for lanes in (8, 1):
+        settings = (f"hydra.launcher.lanes={lanes}", f"hydra.sweep.dir=lanes{lanes}", "tracking=sqlite")
+        outcome = painted(*grid, *settings, clip=clip, folder=tmp_path)
+        assert outcome.code == 0, outcome.stderr
+    passes = 1 + ("passes" in mode)
+    at_once = 2 if mode.endswith("lanes=2") else 1
+    for number in ("0", "1"):
+        ours, theirs = (tmp_path / f"lanes{lanes}" / number for lanes in (8, 1))
+        results = [result_of(folder.parent, folder.name) for folder in (ours, theirs)]
+        assert [result["lanes"] for result in results] == [2 * at_once, at_once]
+        assert results[0]["evaluations"] == results[1]["evaluations"]
+        assert results[0]["identity"] == results[1]["identity"]
+        assert_pictures_agree(frames_of(ours, passes), frames_of(theirs, passes))
+        assert clips.stamps_of(ours / "pastiche.mp4") == clips.stamps_of(clip)[:4]
+        made = [line.split()[-1] for line in (ours / "run.log").read_text().splitlines() if " clip: " in line]
+        assert made == [str(ours / "pastiche.mp4")]
+    assert losses_in(tmp_path / "outputs") == [[0, 1, 2, 3]] * 4
+
+
+def assert_pictures_agree(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    """But for rounding, which may turn a level."""
+    assert list(ours) == list(theirs) == [f"{index:06d}.png" for index in range(4)]
+    for one, other in zip(ours.values(), theirs.values(), strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
+
+
+def losses_in(store: Path) -> list[list[int]]:
+    """The frames of which each of MLflow's clips has a loss; they are logged in the order of the last pass."""
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("nst_exp").experiment_id])
+    histories = [client.get_metric_history(run.info.run_id, "loss/total") for run in runs]
+    return [sorted(metric.step for metric in history) for history in histories if history]
+
+
+def test_films_in_lanes_take_over_what_one_of_them_has(clip: Path, tmp_path: Path) -> None:
+    assert painted("content_weight=1", "video.end=3", *KEPT, clip=clip, folder=tmp_path).code == 0
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / OUT / "frames/pass1").glob("*.png")}
+    grid = ("-m", "content_weight=1,4", LANES, "hydra.sweep.dir=sweep", *KEPT)
+    outcome = painted(*grid, clip=clip, folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    films = [tmp_path / "sweep" / number for number in ("0", "1")]
+    after = {path.name: path.stat().st_mtime_ns for path in (films[0] / "frames/pass1").glob("*.png")}
+    assert len(before) == 3
+    assert before.items() <= after.items()
+    assert [len(frames_of(film)) for film in films] == [6, 6]
+    assert [result_of(film.parent, film.name)["lanes"] for film in films] == [2, 2]
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+def test_a_film_that_fails_leaves_the_others_alone(clip: Path, tmp_path: Path) -> None:
+    grid = ("-m", "loss.style_scale=1e20", "style_weight=1e-20,1e30,1e-19", "solver=adam", LANES, *KEPT)
+    outcome = painted(*grid, clip=clip, folder=tmp_path)
+    assert outcome.code == 1
+    assert "2 of 3 points done" in outcome.stdout
+    assert "point 1 (style_weight=1e+30) failed: the loss of the initial picture is" in outcome.stderr
+    assert [result_of(tmp_path / OUT, number)["lanes"] for number in ("0", "2")] == [3, 3]
+    assert not list((tmp_path / OUT / "1").rglob("*.mp4"))
+
+
 # --- what stops a clip ------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,289 @@
+"""A film: a clip's run from its frames, painted or not, to a clip of them, its measures and its result."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from nst_exp import record
+from nst_exp.config import RunConfig
+from nst_exp.errors import InputError
+from nst_exp.flow import hidden, motion_edges, still
+from nst_exp.flow_cache import Flows
+from nst_exp.frames import Frames
+from nst_exp.judgement import Pair, measure
+from nst_exp.ledger import Ledger
+from nst_exp.media.image import from_uint8, sha256_of, write_image
+from nst_exp.media.video import CODECS, Clip, Cut, Frame, read_frames, resize, suffix_with_sound, write_clip
+from nst_exp.memory import peak_mb
+from nst_exp.preparation import (
+    Inputs,
+    Static,
+    cache_folder,
+    cut_of,
+    following_method,
+    following_schedule,
+    frame_size,
+)
+from nst_exp.results import CLIP, FRAMES, PICTURE, SIDE_BY_SIDE, RunFolder
+from nst_exp.solver import Method
+from nst_exp.steadiness import Seen, Steadiness
+from nst_exp.stylize import Schedule
+from nst_exp.tracking import TrackedRun
+
+Levels = npt.NDArray[np.uint8]
+
+_JUDGED = 8  # frames, spread over the clip, whose measures are averaged
+
+
+@dataclass(frozen=True)
+class Kin:
+    """What films must have in common to be painted frame by frame together: the frames, and what is compiled in.
+
+    Attributes:
+        static: of a frame that stands alone.
+        following: solver and schedule of one that sets out from another; None if none does.
+        lanes: what video.lanes says.
+    """
+
+    static: Static
+    following: tuple[Method, Schedule] | None
+    content_sha256: str
+    cut: Cut
+    aspect: str
+    on_corrupt: str
+    mode: str
+    passes: int
+    lanes: int | None
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> Kin:
+        """That of a film with these inputs."""
+        config, content = inputs.plan.config, inputs.plan.hashes["content"]
+        video, follows = config.video, config.video.mode != "independent"
+        following = (following_method(config), following_schedule(inputs)) if follows else None
+        frames = (content, cut_of(config), config.aspect, video.on_corrupt)
+        return cls(Static.of(inputs), following, *frames, video.mode, video.passes, video.lanes)
+
+
+@dataclass(frozen=True)
+class Film:
+    """A clip's run: what it is painted from, and where to."""
+
+    inputs: Inputs
+    folder: RunFolder
+    run: TrackedRun
+
+    @property
+    def config(self) -> RunConfig:
+        return self.inputs.plan.config
+
+    @property
+    def clip(self) -> Clip:
+        """The source."""
+        assert self.inputs.plan.clip is not None
+        return self.inputs.plan.clip
+
+    @property
+    def count(self) -> int | None:
+        """How many frames are taken, as far as the file says."""
+        return cut_of(self.config).count(self.clip.frames)
+
+    @property
+    def frames(self) -> Frames:
+        """Those painted so far."""
+        return Frames(self.folder.path / FRAMES)
+
+    @property
+    def flows(self) -> Flows:
+        """Between the source's frames, at the film's size."""
+        plan, video = self.inputs.plan, self.config.video
+        width, height = frame_size(plan)
+        name = f"{plan.hashes['content'][:32]}-{width}x{height}-{video.estimator}"
+        kept_in = cache_folder(plan.config) / "flow" / name if video.flow_cache_mb else None
+        return Flows(video.estimator, kept_in, video.flow_cache_mb)
+
+    def source_frames(self) -> Iterator[Frame]:
+        """One after the other, at the film's size."""
+        size = frame_size(self.inputs.plan)
+        for frame in read_frames(
+            self.clip, cut_of(self.config), on_corrupt=self.config.video.on_corrupt, name="content"
+        ):
+            yield replace(frame, levels=resize(frame.levels, size))
+
+    def open(self) -> None:
+        """Begin, or go on with the frames that another run of the same settings has left.
+
+        Raises:
+            InputError: if the folder cannot be written.
+        """
+        key = record.frames_key(self.inputs.plan.params, self.inputs.plan.hashes)
+        ledger = Ledger.at(self.config.ledger)
+        self.frames.open(key)
+        earlier = None if self.config.force else ledger.frames(key)
+        if earlier is not None and earlier != self.folder.path and Frames(earlier / FRAMES).key == key:
+            self.frames.take_over(Frames(earlier / FRAMES))
+        ledger.add_frames(key, self.folder.path)
+
+
+def finish_film(film: Film, failure: InputError | None) -> dict[str, Any]:
+    """Write the clip, measure it, and write everything down.
+
+    Args:
+        failure: why frames are missing; a clip of those that there are is left.
+
+    Returns:
+        What result.json holds.
+
+    Raises:
+        InputError: the failure; or if the clip cannot be read again, or a file cannot be written.
+    """
+    if failure is not None:
+        with contextlib.suppress(InputError):  # the failure is the thing to say
+            write_clips(film)
+        raise failure
+    result = _result(film, write_clips(film))
+    film.folder.finish(result)
+    if "frames" not in film.config.video.write:
+        film.frames.remove()
+    return result
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
+
+
+def write_clips(film: Film) -> dict[str, Path]:
+    """Write what is asked for, of the frames that there are; the trace goes with it.
+
+    Raises:
+        InputError: if the source cannot be read to its end, or a file cannot be written.
+    """
+    video, clip, pass_ = film.config.video, film.clip, _finished_pass(film)
+    if not film.frames.indices(pass_):
+        return {}
+    _write_trace(film, pass_)
+    codec = CODECS[video.codec]
+    sound = clip if video.sound and clip.has_sound and codec.encoder else None
+    suffix = suffix_with_sound(codec, clip) if sound else codec.suffix
+    wanted = {"clip": (CLIP, _pictures), "side_by_side": (SIDE_BY_SIDE, _pairs)}
+    files = {what: film.folder.path / f"{name}{suffix}" for what, (name, _) in wanted.items() if what in video.write}
+    for what, path in files.items():
+        pictures, rate = wanted[what][1](film, pass_), Fraction(clip.rate / video.every)
+        write_clip(path, pictures, codec, time_base=clip.time_base, rate=rate, sound_of=sound)
+    return files
+
+
+def _finished_pass(film: Film) -> int:
+    """The last pass that has painted anything; an unfinished clip is made of it."""
+    passes = range(film.config.video.passes, 0, -1)
+    return next((pass_ for pass_ in passes if film.frames.indices(pass_)), 1)
+
+
+def _pictures(film: Film, pass_: int) -> Iterator[tuple[int, Levels]]:
+    for index in film.frames.indices(pass_):
+        yield int(film.frames.numbers(pass_, index)["pts"]), film.frames.levels(pass_, index)
+
+
+def _pairs(film: Film, pass_: int) -> Iterator[tuple[int, Levels]]:
+    for frame in film.source_frames():
+        if film.frames.has(pass_, frame.index):
+            yield frame.pts, np.concatenate([frame.levels, film.frames.levels(pass_, frame.index)], axis=1)
+
+
+def _write_trace(film: Film, pass_: int) -> None:
+    indices = film.frames.indices(pass_)
+    rows = [shown(film.frames.numbers(pass_, index)) for index in indices]
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+    film.folder.write_trace({"step": np.array(indices)} | columns)
+
+
+def shown(numbers: Mapping[str, float]) -> dict[str, float]:
+    """A frame's numbers but for those that only the clip needs."""
+    return {name: value for name, value in numbers.items() if name not in ("pts", "lanes")}
+
+
+# --- measuring -------------------------------------------------------------------------------------------------
+
+
+def _result(film: Film, files: Mapping[str, Path]) -> dict[str, Any]:
+    frames, folder, pass_ = film.frames, film.folder, film.config.video.passes
+    indices = frames.indices(pass_)
+    rows = [frames.numbers(p, index) for p in range(1, pass_ + 1) for index in frames.indices(p)]
+    last = [frames.numbers(pass_, index) for index in indices]
+    seconds, evaluations = (sum(row[f"frame/{name}"] for row in rows) for name in ("seconds", "evaluations"))
+    write_image(folder.path / PICTURE, from_uint8(frames.levels(pass_, indices[len(indices) // 2])))
+    hashes = {name: sha256_of(path) for name, path in {"pastiche": folder.path / PICTURE, **files}.items()}
+    return {
+        "identity": folder.record.identity,
+        "pastiche": PICTURE,
+        **{what: path.name for what, path in files.items()},
+        "frames": len(indices),
+        "total_loss": float(np.mean([row["loss/total"] for row in last])),
+        "losses": _mean_losses(last),
+        "measures": _measures(film),
+        "steps": int(sum(row["frame/steps"] for row in rows)),
+        "evaluations": int(evaluations),
+        "restarts": int(sum(row["frame/restarts"] for row in rows)),
+        "seconds": seconds,
+        "evaluations_per_second": evaluations / seconds,
+        "frames_per_second": len(indices) / seconds,
+        "peak_memory_mb": peak_mb(),
+        "lanes": int(max(row.get("lanes", 1) for row in rows)),
+        "sha256": {**film.inputs.plan.hashes, **hashes},
+    }
+
+
+def _mean_losses(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """By term, over the frames that have it: the first is held to nothing."""
+    names = dict.fromkeys(name for row in rows for name in row if name.startswith("loss"))
+    means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
+    return {
+        name.replace("loss_of_layer/", "style.").removeprefix("loss/"): value
+        for name, value in means.items()
+        if name != "loss/total"
+    }
+
+
+def _measures(film: Film) -> dict[str, float]:
+    """Of single frames, averaged, and of the clip as it moves."""
+    frames, pass_ = film.frames, film.config.video.passes
+    indices = frames.indices(pass_)
+    judged = {indices[len(indices) * k // _JUDGED] for k in range(_JUDGED)}
+    steadiness, found = Steadiness(), []
+    flows, before = film.flows, None
+    for frame in film.source_frames():
+        if not frames.has(pass_, frame.index):
+            continue
+        index, after = frame.index, Seen(frame.levels, frames.levels(pass_, frame.index))
+        if before is not None:
+            _add(steadiness, flows, before, (index, after))
+        if index in judged:
+            found.append(_judged(film.inputs, index, after))
+        before = index, after
+    means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
+    return means | steadiness.measures()
+
+
+def _add(steadiness: Steadiness, flows: Flows, before: tuple[int, Seen], after: tuple[int, Seen]) -> None:
+    earlier, later = (before[0], before[1].content), (after[0], after[1].content)
+    backward, forward = flows.between(later, earlier), flows.between(earlier, later)
+    held = ~hidden(backward, forward) & ~motion_edges(backward)
+    steadiness.add(before[1], after[1], backward, held, still(backward))
+
+
+def _judged(inputs: Inputs, index: int, seen: Seen) -> dict[str, float]:
+    """What the judge says of one frame."""
+    plan = inputs.plan
+    hashes = (plan.hashes["content"], plan.hashes["style"])
+    pair = Pair(plan.files["content"], plan.files["style"], hashes, plan.config.aspect, index, seen.content)
+    content, pastiche = (jnp.asarray(from_uint8(levels)) for levels in (seen.content, seen.pastiche))
+    return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config))

@@ -15,8 +15,10 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol, runtime_checkable
@@ -145,42 +147,51 @@ class NullRun:
         """Do nothing."""
 
 
-class MlflowRun:
-    """A run in an MLflow store. If the store is lost on the way, that is logged, and the run goes on without it."""
+_Action = Callable[[Any, str], object]  # of a client and a run's id
 
-    def __init__(self, client: Any, run_id: str, folder: Path) -> None:
-        self.run_id = run_id
-        self.lost = False
-        self._folder = folder
-        self._client = client
-        self._pending: list[Any] = []
+# MLflow is slow to import, and a request may take long: one thread for it, in which requests never cross
+_DESK = ThreadPoolExecutor(1, "mlflow")
+
+
+class MlflowRun:
+    """A run in an MLflow store, in a thread of its own from MLflow's import on: the run does not wait for it.
+
+    If the store is lost on the way, that is logged, and the run goes on without it.
+    """
+
+    def __init__(self, store: Store, folder: RunFolder, parent: str | None) -> None:
+        self._folder = folder.path
+        self._optional = parent is not None
+        self._begun: Future[tuple[Any, str]] = _DESK.submit(_begin, store, folder, parent, _now())
+        self._sent: list[Future[None]] = []
+        self._lost: str | None = None
+        self._warned = False
+        self._pending: list[tuple[str, float, int, int]] = []
         self._flushed = time.monotonic()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log params once, each under its readable name."""
-        from mlflow.entities import Param
-
-        entries = [Param(name, str(value)) for name, value in params.items()]
+        entries = [(name, str(value)) for name, value in params.items()]
         for start in range(0, len(entries), _PARAMS_A_REQUEST):
-            self._send("log_batch", params=entries[start : start + _PARAMS_A_REQUEST])
+            self._send(partial(_log_params, entries[start : start + _PARAMS_A_REQUEST]))
 
     def log_trace(self, trace: Table) -> None:
-        """Log columns of numbers, a row for each of the column `step`; sent in batches, at the latest at the end."""
-        for name, column in trace.items():
-            if name != "step":
-                self._wait(name, column, trace["step"])
+        """Log columns of numbers, a row for each of the column `step`; sent in batches, at the latest at the end.
+
+        Raises:
+            InputError: if the store could not be reached to begin with, and the run is no point of a sweep.
+        """
+        self._check()
+        columns = {name: column for name, column in trace.items() if name != "step"}
+        for name, column in columns.items():
+            numbers = zip(column, trace["step"], strict=True)
+            self._pending += [(name, float(value), _now(), int(step)) for value, step in numbers]
         if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
             self._flush()
 
-    def _wait(self, name: str, column: npt.NDArray[Any], steps: npt.NDArray[Any]) -> None:
-        from mlflow.entities import Metric
-
-        now = time.time_ns() // 1_000_000
-        self._pending += [Metric(name, float(value), now, int(step)) for value, step in zip(column, steps, strict=True)]
-
     def log_picture(self, picture: npt.NDArray[np.uint8], step: int) -> None:
         """Log a picture (H, W, 3) into the UI's image grid."""
-        self._send("log_image", picture, key="pastiche", step=step)
+        self._send(lambda client, run_id: client.log_image(run_id, picture, key="pastiche", step=step))
 
     def log_result(self, folder: RunFolder) -> None:
         """Log the final numbers, the picture and all files of a finished run."""
@@ -194,31 +205,82 @@ class MlflowRun:
                 self.log_picture(np.asarray(picture), int(result["steps"]))
         for path in folder.artifacts:
             inside = path.parent.relative_to(folder.path).as_posix()
-            self._send("log_artifact", str(path), None if inside == "." else inside)
+            self._send(partial(_log_artifact, str(path), None if inside == "." else inside))
 
-    def close(self, status: str) -> None:
-        """Send what waits and end the run as FINISHED, FAILED or KILLED."""
+    def close(self, status: str) -> str | None:
+        """Send what waits and end the run as FINISHED, FAILED or KILLED.
+
+        Returns:
+            The run's id; None if MLflow does not have all of it.
+        """
         self._flush()
-        self._send("set_terminated", status)
+        self._send(lambda client, run_id: client.set_terminated(run_id, status))
+        with _interrupts_held():
+            for sent in self._sent:
+                sent.result()
+        self._warn()
+        return None if self._missed else self._begun.result()[1]
+
+    @property
+    def _missed(self) -> str | None:
+        """Why MLflow does not have all, as far as is known."""
+        failure = self._begun.exception() if self._begun.done() else None
+        return self._lost if failure is None else str(failure)
+
+    def _check(self) -> None:
+        """Wait until the run has begun in MLflow."""
+        failure = self._begun.exception()
+        if failure is not None and not (self._optional and isinstance(failure, InputError)):
+            self._warned = True  # it is the run's own end
+            raise failure
+        self._warn()
+
+    def _warn(self) -> None:
+        """Say once if MLflow does not have all, in the thread whose log is the run's."""
+        if self._missed and not self._warned:
+            self._warned = True
+            _log.warning("%s; the run goes on; %s", self._missed, _upload_hint(self._folder))
 
     def _flush(self) -> None:
         for start in range(0, len(self._pending), _METRICS_A_REQUEST):
-            self._send("log_batch", metrics=self._pending[start : start + _METRICS_A_REQUEST])
+            self._send(partial(_log_metrics, self._pending[start : start + _METRICS_A_REQUEST]))
         self._pending = []
         self._flushed = time.monotonic()
 
-    def _send(self, verb: str, *arguments: Any, **options: Any) -> None:
+    def _send(self, action: _Action) -> None:
+        self._sent.append(_DESK.submit(self._act, action))
+
+    def _act(self, action: _Action) -> None:
+        """In the desk's thread: what comes after a request that failed is not tried."""
+        if self._missed:
+            return
         from mlflow.exceptions import MlflowException
 
-        if self.lost:
-            return
         try:
-            with _interrupts_held():
-                getattr(self._client, verb)(self.run_id, *arguments, **options)
+            action(*self._begun.result())
         except (OSError, MlflowException) as error:
-            self.lost = True
-            reason = " ".join(str(error).split())[:200]
-            _log.warning("tracking is lost, the run goes on; %s: %s", _upload_hint(self._folder), reason)
+            self._lost = f"tracking is lost: {' '.join(str(error).split())[:200]}"
+
+
+def _log_params(entries: Sequence[tuple[str, str]], client: Any, run_id: str) -> None:
+    from mlflow.entities import Param
+
+    client.log_batch(run_id, params=[Param(*entry) for entry in entries])
+
+
+def _log_metrics(entries: Sequence[tuple[str, float, int, int]], client: Any, run_id: str) -> None:
+    from mlflow.entities import Metric
+
+    client.log_batch(run_id, metrics=[Metric(*entry) for entry in entries])
+
+
+def _log_artifact(path: str, inside: str | None, client: Any, run_id: str) -> None:
+    client.log_artifact(run_id, path, inside)
+
+
+def _now() -> int:
+    """Milliseconds, as MLflow counts them."""
+    return time.time_ns() // 1_000_000
 
 
 @contextlib.contextmanager
@@ -235,44 +297,35 @@ def track(store: Store, folder: RunFolder, parent: str | None = None) -> Iterato
     Raises:
         InputError: if the store cannot be reached and there is no parent.
     """
-    run, status = None, "FAILED"
+    if store.backend == "none":
+        yield NullRun()
+        return
+    if parent is None and store.backend == "server":
+        _check_server(store.uri)
+    run, run_id, status = None, None, "FAILED"
     try:
         with _interrupts_held():  # which come out of it when `run` is known
-            run = _begin(store, folder, parent)
-        yield run or NullRun()
+            run = MlflowRun(store, folder, parent)
+        yield run
         status = "FINISHED"
     except (KeyboardInterrupt, SystemExit):
         status = "KILLED"
         raise
     finally:
-        if run is not None:
-            run.close(status)
-    if run is not None and not run.lost:
-        folder.mark_tracked(Tracked(store.uri, run.run_id))
+        run_id = run and run.close(status)
+    if run_id:
+        folder.mark_tracked(Tracked(store.uri, run_id))
 
 
-def _begin(store: Store, folder: RunFolder, parent: str | None) -> MlflowRun | None:
-    """A new run; None if nothing is to be tracked, or a sweep's store is gone."""
-    if store.backend == "none":
-        return None
-    try:
-        return _new_run(store, folder, parent)
-    except InputError as error:
-        if parent is None:
-            raise
-        _log.warning("%s; the run goes on; %s", error, _upload_hint(folder.path))
-        return None
-
-
-def _new_run(store: Store, folder: RunFolder, parent: str | None) -> MlflowRun:
+def _begin(store: Store, folder: RunFolder, parent: str | None, start_time: int) -> tuple[Any, str]:
+    """A client, and the id of a new run, from `start_time` in ms on."""
     client, record = connect(store), folder.record
     with _answering(store):
         for run in _runs_of(client, store, folder):
             if run.info.status != "FINISHED":
                 client.delete_run(run.info.run_id)
         own = {"identity": record.identity, "folder": str(folder.path), "overrides": shlex.join(record.overrides)}
-        run_id = start_run(client, store, record.name, {**record.tags, **own}, parent)
-    return MlflowRun(client, run_id, folder.path)
+        return client, start_run(client, store, record.name, {**record.tags, **own}, parent, start_time)
 
 
 def _runs_of(client: Any, store: Store, folder: RunFolder) -> list[Any]:
@@ -339,7 +392,9 @@ def _answering(store: Store) -> Iterator[None]:
         raise InputError(f"the tracking store {store.uri} cannot be used: {reason}") from error
 
 
-def start_run(client: Any, store: Store, name: str, tags: Mapping[str, str], parent: str | None) -> str:
+def start_run(
+    client: Any, store: Store, name: str, tags: Mapping[str, str], parent: str | None, start_time: int | None = None
+) -> str:
     """A new RUNNING run's id; the experiment is made if it is new."""
     from mlflow.tracking.context import registry
 
@@ -348,7 +403,8 @@ def start_run(client: Any, store: Store, name: str, tags: Mapping[str, str], par
         family["mlflow.parentRunId"] = parent
     # user, source and what else MLflow's UI shows
     resolved = registry.resolve_tags(dict(tags) | family)
-    return str(client.create_run(_experiment_id(client, store), run_name=name, tags=resolved).info.run_id)
+    experiment = _experiment_id(client, store)
+    return str(client.create_run(experiment, start_time=start_time, run_name=name, tags=resolved).info.run_id)
 
 
 @_interrupts_held()

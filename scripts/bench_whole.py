@@ -128,9 +128,9 @@ def peer(case: Any, python: str, folder: Path) -> str:
     )
 
 
-def networks(size: int) -> str:
-    """What scripts/bench_networks prints."""
-    command = [sys.executable, str(ROOT / "scripts" / "bench_networks"), "--size", str(size)]
+def printed(script: str, *arguments: str) -> str:
+    """What another of the scripts prints."""
+    command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

@@ -22,6 +22,16 @@ def test_gram_matrix_is_the_mean_product_of_channels() -> None:
     np.testing.assert_allclose(gram_matrix(jnp.asarray(features)), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("channels", [3, 1024])
+def test_gradient_of_a_gram_matrix(channels: int) -> None:
+    """`F (g + g^T) / (H W C)` for any cotangent, symmetric or not."""
+    features, cotangent = random(1, 2, 3, channels), random(channels, channels, seed=1)
+    _, pull_back = jax.vjp(gram_matrix, jnp.asarray(features))
+    (gradient,) = pull_back(jnp.asarray(cotangent))
+    expected = features.astype(np.float64) @ (cotangent + cotangent.T) / features.size
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
 def test_gram_matrix_does_not_know_where_features_are() -> None:
     features = random(1, 4, 6, 5)
     shuffled = np.random.default_rng(1).permutation(features.reshape(24, 5)).reshape(1, 4, 6, 5)

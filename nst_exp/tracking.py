@@ -259,7 +259,7 @@ class MlflowRun:
         try:
             action(*self._begun.result())
         except (OSError, MlflowException) as error:
-            self._lost = f"tracking is lost: {' '.join(str(error).split())[:200]}"
+            self._lost = f"tracking is lost: {_reason(error)}"
 
 
 def _log_params(entries: Sequence[tuple[str, str]], client: Any, run_id: str) -> None:
@@ -384,12 +384,17 @@ def connect(store: Store) -> Any:
 def _answering(store: Store) -> Iterator[None]:
     """Makes a store that does not answer, or no longer, something that a user can put right."""
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError  # of a file that is opened; MLflow wraps later ones
 
     try:
         yield
-    except (OSError, MlflowException) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"the tracking store {store.uri} cannot be used: {reason}") from error
+    except (OSError, MlflowException, SQLAlchemyError) as error:
+        raise InputError(f"the tracking store {store.uri} cannot be used: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line; SQLAlchemy adds statements to what the database says."""
+    return " ".join(str(getattr(error, "orig", None) or error).split())[:200]
 
 
 def start_run(
@@ -451,8 +456,7 @@ def end_sweep(
                 client.set_tag(run_id, "best.run_id", best.tracked.run_id)
         client.set_terminated(run_id, status)
     except (OSError, MlflowException) as error:
-        reason = " ".join(str(error).split())[:200]
-        _log.warning("tracking is lost; %s: %s", _upload_hint(folder), reason)
+        _log.warning("tracking is lost; %s: %s", _upload_hint(folder), _reason(error))
 
 
 @_interrupts_held()

@@ -171,6 +171,14 @@ def test_server_that_is_not_there(sweep: tuple[str, ...], tmp_path: Path) -> Non
     assert "HTTPConnection" not in outcome.stderr
 
 
+@pytest.mark.parametrize("sweep", [(), ("-m", "seed=1,2")])
+def test_database_that_is_none(sweep: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "mlflow.db").write_text("no database at all\n" * 100)
+    outcome = run_in_process(*sweep, "tracking=sqlite", "tracking.store=store", folder=tmp_path)
+    assert_refused(outcome, ("store/mlflow.db", "file is not a database"), tmp_path)
+
+
 # --- pictures ----------------------------------------------------------------------------------------------
 
 PICTURES = {

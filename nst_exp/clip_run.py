@@ -202,7 +202,8 @@ def _solved(todo: Sequence[tuple[_Reel, Frame]], pass_: int, show: _Show) -> lis
 
 def _lanes(todo: Sequence[tuple[_Reel, Frame]]) -> list[Lane]:
     """Each frame on its own; the same frame of several films is the same object."""
-    images = {frame.index: jnp.asarray(from_uint8(frame.levels)) for _, frame in todo}
+    frames = {frame.index: frame.levels for _, frame in todo}
+    images = {index: jnp.asarray(from_uint8(levels)) for index, levels in frames.items()}
     inputs = [(reel.film.inputs, images[frame.index]) for reel, frame in todo]
     return [Lane(one.weights, image, one.style_image, seed=one.plan.config.seed) for one, image in inputs]
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from nst_exp.clip import Link, Past, blended, link
 from nst_exp.errors import InputError
-from nst_exp.film import Film, Levels, shown, write_clips
+from nst_exp.film import Film, Levels, log_treatment, shown, write_clips
 from nst_exp.frames import Frames
 from nst_exp.media.image import from_uint8, to_uint8, write_image
 from nst_exp.media.video import Frame
@@ -72,6 +72,7 @@ def paint_films(films: Sequence[Film], within: _Within = contextlib.nullcontext)
         InputError: if the clip cannot be read to its end, the device is out of memory, or a file cannot be written.
     """
     forget_peak()
+    log_treatment(films[0])
     reels = [_Reel(film, partial(within, index)) for index, film in enumerate(films)]
     for reel in reels:
         with reel.within():

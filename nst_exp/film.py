@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -21,8 +22,9 @@ from nst_exp.flow_cache import Flows
 from nst_exp.frames import Frames
 from nst_exp.judgement import Pair, measure
 from nst_exp.ledger import Ledger
+from nst_exp.media.frame_conversion import resize
 from nst_exp.media.image import from_uint8, sha256_of, write_image
-from nst_exp.media.video import CODECS, Clip, Cut, Frame, read_frames, resize, suffix_with_sound, write_clip
+from nst_exp.media.video import CODECS, Clip, Cut, Frame, read_frames, suffix_with_sound, write_clip
 from nst_exp.memory import peak_mb
 from nst_exp.preparation import (
     Inputs,
@@ -40,6 +42,8 @@ from nst_exp.stylize import Schedule
 from nst_exp.tracking import TrackedRun
 
 Levels = npt.NDArray[np.uint8]
+
+_log = logging.getLogger(__name__)
 
 _JUDGED = 8  # frames, spread over the clip, whose measures are averaged
 
@@ -132,6 +136,17 @@ class Film:
         if earlier is not None and earlier != self.folder.path and Frames(earlier / FRAMES).key == key:
             self.frames.take_over(Frames(earlier / FRAMES))
         ledger.add_frames(key, self.folder.path)
+
+
+def log_treatment(film: Film) -> None:
+    """Say in one log line what is unusual about the source, and what is done about it."""
+    words = _treatment(film)
+    if words:
+        _log.info("content: %s", "; ".join((film.clip.summary, *words)))
+
+
+def _treatment(film: Film) -> tuple[str, ...]:
+    return film.clip.treatment
 
 
 def finish_film(film: Film, failure: InputError | None) -> dict[str, Any]:

@@ -84,7 +84,8 @@ def _references(judge: metrics.Judge, pair: Pair) -> metrics.References:
 def _photograph(pair: Pair) -> Image:
     """As the judge sees it."""
     if pair.frame is not None:
-        from nst_exp.media.video import fitted_size, resize
+        from nst_exp.media.frame_conversion import resize
+        from nst_exp.media.video import fitted_size
 
         height, width, _ = pair.frame.shape
         size = fitted_size((width, height), metrics.JUDGE_SIZE, "keep", even=False)

@@ -221,7 +221,8 @@ def _content(plan: Plan, least: int) -> Image:
     if plan.kind == "image":
         path = plan.files["content"]
         return _image("content", plan.hashes["content"], path, config.size, config.aspect, least)
-    from nst_exp.media.video import read_frames, resize
+    from nst_exp.media.frame_conversion import resize
+    from nst_exp.media.video import read_frames
 
     width, height = frame_size(plan)
     _check_frame_size(plan, (width, height), least)

@@ -20,7 +20,7 @@ import av
 import av.error
 
 from nst_exp.errors import InputError
-from nst_exp.media.video import Levels, levels_of
+from nst_exp.media.frame_conversion import Levels, UnsupportedColoursError, levels_of
 
 _FORMATS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}  # FFmpeg's inputs, by sys.platform
 _VIRTUAL = "lavfi"  # FFmpeg's input whose devices are filters
@@ -87,7 +87,11 @@ def find_camera(device: str | None, format: str | None) -> Device:
         first = next(_decoded(container, lambda: time.monotonic() > give_up), None)
         if first is None:
             raise InputError(f"camera.device={name!r} gives no picture")
-        return Device(name, format, Fraction(stream.average_rate or _DEFAULT_RATE), levels_of(first))
+        try:
+            levels = levels_of(first, stream.sample_aspect_ratio)
+        except UnsupportedColoursError as error:
+            raise InputError(f"camera.device={name!r}: {error}") from error
+        return Device(name, format, Fraction(stream.average_rate or _DEFAULT_RATE), levels)
     finally:
         container.close()
 
@@ -98,6 +102,7 @@ class Camera:
     def __init__(self, device: Device) -> None:
         self._device = device
         self._container = _opened(device.name, device.format)
+        self._pixel_aspect = self._container.streams.video[0].sample_aspect_ratio
         self._changed = threading.Condition()
         self._newest: tuple[int, float, av.VideoFrame] | None = None
         self._over = False
@@ -123,7 +128,7 @@ class Camera:
             if self._newest is None or self._index <= after:
                 raise InputError(f"camera.device={self._device.name!r} gives no more frames")
             index, time_, frame = self._newest
-        return Snapshot(index, time_, levels_of(frame))
+        return Snapshot(index, time_, levels_of(frame, self._pixel_aspect))
 
     @property
     def _index(self) -> int:

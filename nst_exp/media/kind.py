@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mimetypes
 import warnings
 from pathlib import Path
@@ -35,6 +36,21 @@ def animation_frames(path: Path) -> int | None:
         return 1
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return None
+
+
+def open_animation(path: Path) -> PillowImage.Image:
+    """An animation, opened so that pixels which none of its frames covers are transparent.
+
+    A WebP file may say that it has no transparency although its frames leave such pixels, which decoders then paint
+    black. Of WebP the whole file is held, as its decoder does anyway; never more than one decoded frame is.
+    """
+    with path.open("rb") as file:
+        if file.read(16)[8:] != b"WEBPVP8X":
+            return PillowImage.open(path)
+        file.seek(0)
+        data = bytearray(file.read())
+    data[20] |= 0x10  # "alpha", https://developers.google.com/speed/webp/docs/riff_container
+    return PillowImage.open(io.BytesIO(data))
 
 
 def _is_video(path: Path) -> bool:

@@ -10,11 +10,12 @@ This module must stay quick to import: inputs are checked before JAX is.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import os
 import uuid
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,21 +25,22 @@ import av
 import av.error
 import imageio.v3 as imageio
 import numpy as np
-import numpy.typing as npt
+from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image as PillowImage
 
 from nst_exp.errors import InputError
+from nst_exp.media.frame_conversion import Levels, deinterlaced, levels_of, treatment_of
 from nst_exp.media.image import ASPECTS
-from nst_exp.media.kind import animation_frames
-
-Levels = npt.NDArray[np.uint8]  # (H, W, 3), sRGB
+from nst_exp.media.kind import animation_frames, open_animation
 
 ON_CORRUPT = ("error", "skip")
 _MILLISECOND = Fraction(1, 1000)
 _DEFAULT_RATE = Fraction(25)  # of what does not say
 _MISSING = 2.5  # frames short of a clip's duration: it was cut off
-_HD = 720  # px of height from which video that does not say is BT.709, below it BT.601 (ITU practice)
+_LOOKED_AT = 12  # frames from which a clip's treatment is decided
+_NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS of libavformat
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave transparency out
 
 _log = logging.getLogger(__name__)
 
@@ -107,6 +109,8 @@ class Clip:
         time_base: seconds, the unit of time stamps.
         frames: about how many there are, as the file says; None if it does not.
         has_sound: whether there is an audio stream.
+        animation: whether Pillow reads it, not FFmpeg.
+        treatment: what is unusual about it and what is done about that, in words for the log.
     """
 
     path: Path
@@ -116,6 +120,13 @@ class Clip:
     frames: int | None
     has_sound: bool
     animation: bool
+    treatment: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """Size and rate, in words for the log."""
+        rate = f"{float(self.rate):.2f}".rstrip("0").rstrip(".")
+        return f"{self.size[0]}x{self.size[1]}, {rate} frames/s"
 
 
 @dataclass(frozen=True)
@@ -151,17 +162,36 @@ def probe(path: Path, name: str) -> Clip:
                 size, rate = image.size, 1 / (_shown_ms(image) * _MILLISECOND)
             return Clip(path, size, rate, _MILLISECOND, frames, has_sound=False, animation=True)
         with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise InputError(f"{subject} has no video in it")
-            stream = container.streams.video[0]
-            first = next(container.decode(stream), None)
-            if first is None:
-                raise InputError(f"{subject} has no frames")
-            height, width, _ = levels_of(first).shape
-            rate = stream.average_rate or stream.guessed_rate or _DEFAULT_RATE
-            sound = bool(container.streams.audio)
-            base = stream.time_base or 1 / rate
-            return Clip(path, (width, height), Fraction(rate), Fraction(base), _about(container, rate), sound, False)
+            return _described(path, container, subject)
+
+
+def _described(path: Path, container: Any, subject: str) -> Clip:
+    stream = video_stream(container)
+    if stream is None:
+        cover = " but a cover picture" if container.streams.video else ""
+        raise InputError(f"{subject} has no video in it{cover}")
+    first = list(itertools.islice(_decoded(container, stream, lambda error: None), _LOOKED_AT))
+    if not first:
+        raise InputError(f"{subject} has no frames")
+    treatment = treatment_of(first, stream.sample_aspect_ratio, stream.codec_context.field_order)
+    height, width, _ = levels_of(first[0], stream.sample_aspect_ratio).shape
+    rate = Fraction(stream.average_rate or stream.guessed_rate or _DEFAULT_RATE)
+    return Clip(
+        path,
+        (width, height),
+        rate,
+        Fraction(stream.time_base or 1 / rate),
+        _about(path, container, stream, rate),
+        has_sound=bool(container.streams.audio),
+        animation=False,
+        treatment=treatment,
+    )
+
+
+def video_stream(container: Any) -> Any | None:
+    """The first stream of moving pictures in an open file of PyAV's; None if there is none but covers of songs."""
+    moving = (stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic)
+    return next(moving, None)
 
 
 def read_frames(clip: Clip, cut: Cut, *, on_corrupt: str, name: str) -> Iterator[Frame]:
@@ -172,12 +202,16 @@ def read_frames(clip: Clip, cut: Cut, *, on_corrupt: str, name: str) -> Iterator
         name: the config key that the clip came from, for messages.
 
     Raises:
-        InputError: at the place where something cannot be decoded or, at the end, if the file was cut short.
+        InputError: before the first frame, if the file was cut short of what is wanted; or where something cannot be
+            decoded.
     """
     subject = f"{name}={str(clip.path)!r}"
-    frames = _animated(clip) if clip.animation else _decoded(clip, on_corrupt, subject)
-    with _refusing(subject), contextlib.closing(frames):
-        yield from itertools.islice(frames, cut.start, cut.end, cut.every)
+    with _refusing(subject):
+        if not clip.animation:
+            _check_whole(clip, cut, on_corrupt, subject)
+        frames = _animated(clip) if clip.animation else _streamed(clip, on_corrupt, subject)
+        with contextlib.closing(frames):
+            yield from itertools.islice(frames, cut.start, cut.end, cut.every)
 
 
 def fitted_size(stored: tuple[int, int], size: int, aspect: str, *, even: bool) -> tuple[int, int]:
@@ -189,20 +223,12 @@ def fitted_size(stored: tuple[int, int], size: int, aspect: str, *, even: bool) 
     return max(step, step * round(width / step)), max(step, step * round(height / step))
 
 
-def resize(levels: Levels, size: tuple[int, int]) -> Levels:
-    """`levels` at (width, height), by Lanczos as pictures are."""
-    if (levels.shape[1], levels.shape[0]) == size:
-        return levels
-    image = PillowImage.fromarray(levels)
-    return np.asarray(image.resize(size, PillowImage.Resampling.LANCZOS, reducing_gap=3))
-
-
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
 def _animated(clip: Clip) -> Generator[Frame]:
     pts = 0
-    with PillowImage.open(clip.path) as image:
+    with open_animation(clip.path) as image:
         for index in range(clip.frames or 0):
             image.seek(index)
             image.load()
@@ -218,52 +244,88 @@ def _shown_ms(image: PillowImage.Image) -> int:
     return round(float(image.info.get("duration", 0))) or 100
 
 
-def _about(container: Any, rate: Fraction) -> int | None:
-    """How many frames there are: counted by MP4 and MOV, else what rate and duration come to."""
-    counted = container.streams.video[0].frames
-    if counted and _edits(container):
-        return int(counted)
-    return round(container.duration * rate / 1_000_000) if container.duration else None
+def _streamed(clip: Clip, on_corrupt: str, subject: str) -> Generator[Frame]:
+    """All frames of a video, with time stamps that rise."""
+    index, last = 0, None
 
+    def report(error: av.error.FFmpegError) -> None:
+        _corrupt(f"{subject}: frame {index} cannot be decoded: {error.strerror}", on_corrupt)
 
-def _edits(container: Any) -> bool:
-    """Whether the file is of a kind whose frames are counted, but may be left out by a list of edits."""
-    return "mp4" in container.format.name.split(",")
-
-
-def _decoded(clip: Clip, on_corrupt: str, subject: str) -> Generator[Frame]:
-    index = 0
     with av.open(str(clip.path)) as container:
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        stream.codec_context.options = {"err_detect": "explode"}  # what FFmpeg would otherwise paint over in grey
-        last = end = None
-        for packet in container.demux(stream):
-            end = packet.pts if packet.pts is not None else end
-            try:
-                found = packet.decode()
-            except av.error.FFmpegError as error:
-                _corrupt(f"{subject}: frame {index} cannot be decoded: {error.strerror}", on_corrupt)
-                continue
-            for frame in found:
-                last = _pts(frame, last, clip)
-                yield Frame(index, last, levels_of(frame))
-                index += 1
-        if end is not None and stream.duration and not _edits(container):
-            missing = (stream.duration + (stream.start_time or 0) - end) * clip.time_base * clip.rate
-            if missing > _MISSING:
-                _corrupt(
-                    f"{subject} ends after {index} frames, {float(missing):.0f} before its end: it was cut short",
-                    on_corrupt,
-                )
+        stream = video_stream(container)
+        assert stream is not None
+        for frame in deinterlaced(_decoded(container, stream, report)):
+            last = _pts(frame, last, clip)
+            yield Frame(index, last, levels_of(frame, stream.sample_aspect_ratio))
+            index += 1
+
+
+def _decoded(container: Any, stream: Any, report: Callable[[av.error.FFmpegError], None]) -> Iterator[av.VideoFrame]:
+    """The frames of a stream as they are stored.
+
+    Args:
+        report: called with what cannot be decoded; if it returns, that is left out.
+    """
+    decoder = _decoder(stream)
+    decoder.thread_type = "AUTO"
+    decoder.options = {"err_detect": "explode"}  # what FFmpeg would otherwise paint over in grey
+    return _with_repeats(container.demux(stream), decoder, report)
+
+
+def _decoder(stream: Any) -> Any:
+    """The stream's own, or one that decodes transparency where FFmpeg's own would leave it out."""
+    tags = {name.lower(): value for name, value in stream.metadata.items()}
+    name = stream.codec_context.name
+    if tags.get("alpha_mode") == "1" and name in _ALPHA_DECODERS:
+        return av.CodecContext.create(_ALPHA_DECODERS[name], "r")
+    return stream.codec_context
+
+
+def _with_repeats(
+    packets: Iterable[Any], decoder: Any, report: Callable[[av.error.FFmpegError], None]
+) -> Iterator[av.VideoFrame]:
+    """The frames of `packets`; an empty packet with a time stamp says that the frame before it is shown once more.
+
+    Decoders refuse empty packets and deliver frames late, so repeats wait until the frame that follows them is there.
+    """
+    repeats: list[int] = []
+    last: av.VideoFrame | None = None
+    for packet in packets:
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if not packet.size and stamp is not None:
+            repeats.append(stamp)
+            continue
+        for frame in _decoded_packet(packet, decoder, report):
+            while last is not None and repeats and frame.pts is not None and repeats[0] < frame.pts:
+                yield _shown_again(last, repeats.pop(0))
+            yield frame
+            last = frame
+    for stamp in repeats if last is not None else ():
+        assert last is not None
+        yield _shown_again(last, stamp)
+
+
+def _shown_again(frame: av.VideoFrame, pts: int) -> av.VideoFrame:
+    frame.pts = pts
+    return frame
+
+
+def _decoded_packet(packet: Any, decoder: Any, report: Callable[[av.error.FFmpegError], None]) -> list[av.VideoFrame]:
+    try:
+        return decoder.decode(packet if packet.size else None)
+    except av.error.EOFError:  # a decoder that was flushed before has no more
+        return []
+    except av.error.FFmpegError as error:
+        report(error)
+        return []
 
 
 def _pts(frame: av.VideoFrame, last: int | None, clip: Clip) -> int:
     """The frame's time stamp; later than the last, as some files' are not, and counted where there is none."""
-    least = 0 if last is None else last + 1
     if frame.pts is None:
         return 0 if last is None else last + max(1, round(1 / (clip.rate * clip.time_base)))
-    return frame.pts if last is None else max(frame.pts, least)
+    pts = round(frame.pts * (frame.time_base or clip.time_base) / clip.time_base)  # a filter may count in other units
+    return pts if last is None else max(pts, last + 1)
 
 
 def _corrupt(message: str, on_corrupt: str) -> None:
@@ -272,14 +334,72 @@ def _corrupt(message: str, on_corrupt: str) -> None:
     _log.warning(message)
 
 
-def levels_of(frame: av.VideoFrame) -> Levels:
-    """The frame as sRGB levels, turned upright as its display matrix says."""
-    source = None
-    if frame.colorspace not in {int(space) for space in Colorspace}:
-        source = Colorspace.ITU709 if frame.height >= _HD else Colorspace.ITU601
-    levels = frame.reformat(format="rgb24", src_colorspace=source).to_ndarray()
-    turns = round(frame.rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(levels, turns))
+# --- how much there is -----------------------------------------------------------------------------------------
+
+
+def _about(path: Path, container: Any, stream: Any, rate: Fraction) -> int | None:
+    """How many frames there are: counted by MP4 and MOV, else what rate and duration come to."""
+    if stream.frames and _edits(container):
+        return int(stream.frames)
+    if not _has_times(container):
+        return _survey(path).frames
+    return round(container.duration * rate / 1_000_000) if container.duration else None
+
+
+def _edits(container: Any) -> bool:
+    """Whether the file is of a kind whose frames are counted, but may be left out by a list of edits."""
+    return "mp4" in container.format.name.split(",")
+
+
+def _has_times(container: Any) -> bool:
+    """Whether the file is of a kind with time stamps, so that its duration is more than a guess from its length."""
+    return not container.format.flags & _NO_TIMESTAMPS
+
+
+def _check_whole(clip: Clip, cut: Cut, on_corrupt: str, subject: str) -> None:
+    """Report a file that ends before it should, if frames of `cut` are missing."""
+    survey = _survey(clip.path)
+    missing = survey.missing * clip.rate
+    if missing > _MISSING and (cut.end is None or cut.end > survey.frames):
+        ends = f"ends after {survey.frames} frames, {float(missing):.0f} before its end"
+        _corrupt(f"{subject} {ends}: it was cut short", on_corrupt)
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """What is in a video file, by its packets.
+
+    Attributes:
+        frames: how many packets of video there are.
+        missing: s, from the last packet of any kind to where the video should end.
+    """
+
+    frames: int
+    missing: Fraction
+
+
+def _survey(path: Path) -> _Survey:
+    status = path.stat()
+    return _surveyed(path, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _surveyed(path: Path, mtime_ns: int, size: int) -> _Survey:
+    """Read all packets, decoding none. Sound counts as well: a file that has it to its end was not cut short."""
+    with av.open(str(path)) as container:
+        stream = video_stream(container)
+        assert stream is not None
+        frames, reached = 0, Fraction(0)
+        with contextlib.suppress(av.error.FFmpegError):  # decoding comes to the same place, and says which frame it is
+            for packet in container.demux(stream, *container.streams.audio):
+                stamp = packet.pts if packet.pts is not None else packet.dts
+                frames += packet.stream_index == stream.index and (packet.size > 0 or stamp is not None)
+                if stamp is not None and packet.time_base:
+                    reached = max(reached, stamp * Fraction(packet.time_base))
+        if not stream.duration or _edits(container) or not _has_times(container):
+            return _Survey(frames, Fraction(0))
+        end = (stream.duration + (stream.start_time or 0)) * stream.time_base
+        return _Survey(frames, max(Fraction(0), end - reached))
 
 
 # --- writing ---------------------------------------------------------------------------------------------------

@@ -1,0 +1,300 @@
+"""Decoded frames as upright sRGB pictures: interlacing, colour, transparency, pixel shape and orientation.
+
+FFmpeg does the work: its filter `bwdif` deinterlaces, and its scaler converts matrices, ranges, primaries and transfer
+functions. What is done depends on the frame's own description, so a video that changes on the way is read correctly.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+import numpy.typing as npt
+from av.filter import Graph
+from av.sidedata.sidedata import Type as SideDataType
+from av.video.reformatter import ColorPrimaries, ColorTrc, VideoReformatter
+from PIL import Image as PillowImage
+
+Levels = npt.NDArray[np.uint8]  # (H, W, 3), sRGB
+
+_HD = 720  # px of height from which video without a matrix is BT.709, below it BT.601 (ITU practice)
+_MOST_STRETCHED = 16  # a pixel's longer side over its shorter one, beyond which the file cannot mean it
+
+# The numbers of matrices, transfer functions and primaries are those of ITU-T H.273, as FFmpeg uses them.
+_BT709, _UNSPECIFIED, _BT601, _BT2020 = 1, 2, 5, 9
+_MATRICES = frozenset((_BT709, 4, _BT601, 6, 7, _BT2020))  # those that FFmpeg's scaler converts
+_OTHER_MATRICES = {
+    8: "YCgCo",
+    10: "BT.2020 with constant luminance",
+    11: "SMPTE 2085",
+    12: "derived from primaries",
+    13: "derived from primaries with constant luminance",
+    14: "ICtCp",
+    15: "IPT-C2 (Dolby Vision without a compatible base)",
+    16: "YCgCo-Re",
+    17: "YCgCo-Ro",
+}
+# These need a conversion. Players show all others, which are close to sRGB's, as they are.
+_TRANSFERS = {8: "linear light", 9: "logarithmic", 10: "logarithmic", 16: "PQ", 18: "HLG"}
+_HIGH_RANGE = frozenset((16, 18))
+_PRIMARIES = {
+    4: "BT.470M",
+    5: "BT.601 (625 lines)",
+    6: "BT.601 (525 lines)",
+    7: "SMPTE 240M",
+    8: "film",
+    _BT2020: "BT.2020",
+    10: "XYZ",
+    11: "DCI-P3",
+    12: "Display P3",
+    22: "EBU 3213",
+}
+_TOP_FIRST, _BOTTOM_FIRST = " (top field first)", " (bottom field first)"
+_FIELD_ORDERS = {2: _TOP_FIRST, 3: _BOTTOM_FIRST, 4: _BOTTOM_FIRST, 5: _TOP_FIRST}  # as shown, by FFmpeg's numbers
+
+_this_thread = threading.local()
+
+
+class UnsupportedColoursError(ValueError):
+    """The colours of a frame are coded in a way that cannot be converted."""
+
+
+def levels_of(frame: av.VideoFrame, pixel_aspect: Fraction | None = None) -> Levels:
+    """Convert a frame to sRGB, over white where it is transparent, with square pixels, upright.
+
+    Args:
+        pixel_aspect: a pixel's width over its height; None or 0 if unknown, which means square.
+
+    Raises:
+        UnsupportedColoursError: if the frame's colours are coded in a way that FFmpeg's scaler does not convert.
+    """
+    levels = _over_white(frame) if _has_alpha(frame) else _levels(_converted(frame, "rgb24"))
+    levels = resize(levels, square_size(frame.width, frame.height, pixel_aspect))
+    return Orientation.of(frame).applied(levels)
+
+
+def resize(levels: Levels, size: tuple[int, int]) -> Levels:
+    """`levels` at (width, height), by Lanczos as pictures are."""
+    if (levels.shape[1], levels.shape[0]) == size:
+        return levels
+    image = PillowImage.fromarray(levels)
+    return np.asarray(image.resize(size, PillowImage.Resampling.LANCZOS, reducing_gap=3))
+
+
+def treatment_of(
+    frames: Sequence[av.VideoFrame], pixel_aspect: Fraction | None, field_order: int = 0
+) -> tuple[str, ...]:
+    """Say what is unusual about a video, and what is done about it.
+
+    Args:
+        frames: the first ones; colour, shape and orientation are taken from the first of them.
+        field_order: FFmpeg's number of it, as the stream says; 0 if unknown.
+    """
+    first, words = frames[0], []
+    if any(frame.interlaced_frame for frame in frames):
+        words.append(f"interlaced{_FIELD_ORDERS.get(field_order, '')}: deinterlaced")
+    orientation = Orientation.of(first)
+    size = square_size(first.width, first.height, pixel_aspect)
+    if size != (first.width, first.height):
+        assert pixel_aspect is not None
+        width, height = orientation.size(size)
+        words.append(f"pixels {pixel_aspect.numerator}:{pixel_aspect.denominator}: shown at {width}x{height}")
+    if str(orientation):
+        words.append(f"{orientation}: set upright")
+    words += _colour_words(first)
+    if _is_transparent(first):
+        words.append("transparent: laid over white")
+    return tuple(words)
+
+
+# --- interlacing -----------------------------------------------------------------------------------------------
+
+
+def deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
+    """Give interlaced frames all their lines at one moment; other frames pass as they are.
+
+    The filter is set up at the first interlaced frame, so that progressive videos never go through it, and again
+    where size or pixel format change.
+    """
+    graph: Graph | None = None
+    looks = None
+    for frame in frames:
+        if graph is not None and looks != _looks(frame):
+            yield from _pulled(graph, None)
+            graph = None
+        if graph is None and not frame.interlaced_frame:
+            yield frame
+            continue
+        if graph is None:
+            graph, looks = _deinterlacer(frame), _looks(frame)
+        yield from _pulled(graph, frame)
+    if graph is not None:
+        yield from _pulled(graph, None)
+
+
+def _looks(frame: av.VideoFrame) -> tuple[int, int, str]:
+    return frame.width, frame.height, frame.format.name
+
+
+def _deinterlacer(frame: av.VideoFrame) -> Graph:
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base or Fraction(1, 1000)
+    )
+    bwdif = graph.add("bwdif", mode="send_frame", parity="auto", deint="interlaced")
+    graph.link_nodes(source, bwdif, graph.add("buffersink")).configure()
+    return graph
+
+
+def _pulled(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+    graph.vpush(frame)
+    while True:
+        try:
+            yield graph.vpull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return
+
+
+# --- colour ----------------------------------------------------------------------------------------------------
+
+
+def _converted(frame: av.VideoFrame, format: str) -> av.VideoFrame:
+    """The frame as sRGB in an RGB format of FFmpeg's.
+
+    A video of ordinary range is taken for sRGB, as players do, once its primaries are sRGB's. FFmpeg tone-maps one of
+    high range so that the reference white of ITU-R BT.2408, 203 cd/m2, becomes white.
+    """
+    _complete_description(frame)
+    target: dict[str, Any] = {}
+    if frame.color_trc in _TRANSFERS:
+        target = {"dst_color_trc": ColorTrc.IEC61966_2_1, "dst_color_primaries": ColorPrimaries.BT709}
+    elif frame.color_primaries in _PRIMARIES:
+        same = {"dst_color_trc": frame.color_trc} if frame.color_trc in set(ColorTrc) else {}
+        target = {"dst_color_primaries": ColorPrimaries.BT709, **same}
+    return _reformatter().reformat(frame, format=format, **target)
+
+
+def _levels(frame: av.VideoFrame) -> Levels:
+    return np.asarray(frame.to_ndarray(), np.uint8)
+
+
+def _complete_description(frame: av.VideoFrame) -> None:
+    """Fill in what a frame does not say of its colours with what is customary.
+
+    Raises:
+        UnsupportedColoursError: if FFmpeg's scaler does not know its matrix.
+    """
+    if frame.color_trc in _HIGH_RANGE and frame.color_primaries == _UNSPECIFIED:
+        frame.color_primaries = _BT2020
+    if _is_rgb(frame) or frame.colorspace in _MATRICES:
+        return
+    if frame.colorspace in _OTHER_MATRICES:
+        matrix = _OTHER_MATRICES[frame.colorspace]
+        raise UnsupportedColoursError(f"its colours' matrix, {matrix}, is not supported: encode it with BT.709's")
+    wide = frame.color_primaries == _BT2020
+    frame.colorspace = _BT2020 if wide else _BT709 if frame.height >= _HD else _BT601
+
+
+def _colour_words(frame: av.VideoFrame) -> list[str]:
+    _complete_description(frame)
+    primaries, transfer = _PRIMARIES.get(frame.color_primaries), _TRANSFERS.get(frame.color_trc)
+    if transfer is None:
+        return [f"{primaries} primaries: converted to sRGB"] if primaries else []
+    done = "tone-mapped" if frame.color_trc in _HIGH_RANGE else "converted"
+    return [f"{' '.join(filter(None, (transfer, primaries)))}: {done} to sRGB"]
+
+
+def _is_rgb(frame: av.VideoFrame) -> bool:
+    """Whether the format holds RGB, or indices into a palette of RGB."""
+    return frame.format.is_rgb or frame.format.has_palette or frame.format.is_bayer
+
+
+def _reformatter() -> VideoReformatter:
+    """This thread's, kept because FFmpeg takes seconds to prepare a conversion between primaries."""
+    if not hasattr(_this_thread, "reformatter"):
+        _this_thread.reformatter = VideoReformatter()
+    reformatter: VideoReformatter = _this_thread.reformatter
+    return reformatter
+
+
+# --- transparency ----------------------------------------------------------------------------------------------
+
+
+def _has_alpha(frame: av.VideoFrame) -> bool:
+    return frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
+
+
+def _over_white(frame: av.VideoFrame) -> Levels:
+    image = _with_alpha(frame)
+    return np.asarray(PillowImage.alpha_composite(PillowImage.new("RGBA", image.size, "white"), image).convert("RGB"))
+
+
+def _with_alpha(frame: av.VideoFrame) -> PillowImage.Image:
+    return PillowImage.fromarray(_levels(_converted(frame, "rgba")))
+
+
+def _is_transparent(frame: av.VideoFrame) -> bool:
+    return _has_alpha(frame) and _with_alpha(frame).getchannel("A").getextrema() != (255, 255)
+
+
+# --- geometry --------------------------------------------------------------------------------------------------
+
+
+def square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:
+    """(width, height) in px of a picture when its pixels are made square; no side gets smaller."""
+    if not pixel_aspect or not 1 / _MOST_STRETCHED <= pixel_aspect <= _MOST_STRETCHED:
+        return width, height
+    if pixel_aspect > 1:
+        return round(width * pixel_aspect), height
+    return width, round(height / pixel_aspect)
+
+
+@dataclass(frozen=True)
+class Orientation:
+    """How a stored picture is set upright: first transposed, then its rows and columns reversed."""
+
+    transposed: bool = False
+    reverse_rows: bool = False
+    reverse_columns: bool = False
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> Orientation:
+        """That of the frame's display matrix, to the nearest right angle; upright if it has none.
+
+        The matrix maps stored coordinates (x right, y down) to shown ones: x' = a x + c y, y' = b x + d y. It is kept
+        as nine integers, a, b, u, c, d, v, x, y, w (libavutil/display.h).
+        """
+        side_data: Any = frame.side_data
+        matrices = [data for data in side_data if data.type is SideDataType.DISPLAYMATRIX]
+        if not matrices:
+            return cls()
+        a, b, _, c, d = np.frombuffer(bytes(matrices[0])[:20], np.int32).tolist()
+        if abs(b) + abs(c) > abs(a) + abs(d):
+            return cls(transposed=True, reverse_rows=b < 0, reverse_columns=c < 0)
+        return cls(reverse_rows=d < 0, reverse_columns=a < 0)
+
+    def applied(self, levels: Levels) -> Levels:
+        """`levels`, upright."""
+        if self.transposed:
+            levels = levels.transpose(1, 0, 2)
+        rows, columns = -1 if self.reverse_rows else 1, -1 if self.reverse_columns else 1
+        return np.ascontiguousarray(levels[::rows, ::columns])
+
+    def size(self, stored: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of what is stored as (width, height)."""
+        return (stored[1], stored[0]) if self.transposed else stored
+
+    def __str__(self) -> str:
+        """In words, the way it is stored; empty if it is upright."""
+        mirrored = self.transposed ^ self.reverse_rows ^ self.reverse_columns
+        if self.transposed:
+            return "stored turned by 90 degrees" + (" and mirrored" if mirrored else "")
+        if self.reverse_rows:
+            return "stored upside down" if mirrored else "stored turned by 180 degrees"
+        return "stored mirrored" if self.reverse_columns else ""

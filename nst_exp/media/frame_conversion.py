@@ -79,6 +79,11 @@ def levels_of(frame: av.VideoFrame, pixel_aspect: Fraction | None = None) -> Lev
     return Orientation.of(frame).applied(levels)
 
 
+def shown_size(frame: av.VideoFrame, pixel_aspect: Fraction | None = None) -> tuple[int, int]:
+    """(width, height) of `levels_of` with the same arguments."""
+    return Orientation.of(frame).size(square_size(frame.width, frame.height, pixel_aspect))
+
+
 def resize(levels: Levels, size: tuple[int, int]) -> Levels:
     """`levels` at (width, height), by Lanczos as pictures are."""
     if (levels.shape[1], levels.shape[0]) == size:
@@ -100,10 +105,9 @@ def treatment_of(
     if any(frame.interlaced_frame for frame in frames):
         words.append(f"interlaced{_FIELD_ORDERS.get(field_order, '')}: deinterlaced")
     orientation = Orientation.of(first)
-    size = square_size(first.width, first.height, pixel_aspect)
-    if size != (first.width, first.height):
+    if square_size(first.width, first.height, pixel_aspect) != (first.width, first.height):
         assert pixel_aspect is not None
-        width, height = orientation.size(size)
+        width, height = shown_size(first, pixel_aspect)
         words.append(f"pixels {pixel_aspect.numerator}:{pixel_aspect.denominator}: shown at {width}x{height}")
     if str(orientation):
         words.append(f"{orientation}: set upright")

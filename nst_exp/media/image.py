@@ -39,7 +39,9 @@ ASPECTS = ("keep", "stretch")
 MAX_MEGAPIXELS = 200
 
 # Formats that Pillow decodes by itself; others would start programs (EPS) or have no recognisable head (TGA).
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
+_HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
+_HEIF_REMEDY = "convert it to JPEG first, for example with: heif-convert PICTURE.heic PICTURE.jpg"
 # A shrinking JPEG decoder or box filter stops at this multiple of the wanted size and leaves the rest to
 # Lanczos; from 3 on the result cannot be told from Lanczos alone (Pillow's documentation of `reducing_gap`).
 _GAP = 3
@@ -148,6 +150,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def is_heif(head: bytes) -> bool:
+    """Whether a file that begins with `head` is a HEIC picture, as telephones take them (ISO/IEC 23008-12)."""
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[8:64]
+
+
 def _in_package(address: str) -> Path:
     package, _, inner = address.removeprefix("pkg://").partition("/")
     inside = PurePosixPath(inner)
@@ -176,7 +183,7 @@ def _refusal(path: Path) -> str | None:
 def _reason(error: Exception) -> str:
     """`error` in a few words on one line, without the path that Python appends."""
     if isinstance(error, UnidentifiedImageError):
-        return f"not a picture of a known kind ({', '.join(_FORMATS)})"
+        return f"not a picture of a known kind ({', '.join(FORMATS)})"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(text.split()) or type(error).__name__
 
@@ -230,7 +237,9 @@ def _identified(file: io.BufferedReader, subject: str) -> ImageFile.ImageFile:
     with _refusing(subject):
         if not os.fstat(file.fileno()).st_size:
             raise EOFError("it is empty")
-        image = PillowImage.open(file, formats=_FORMATS)
+        if is_heif(file.peek(512)):
+            raise InputError(f"{subject} is a HEIC picture, which is not read here: {_HEIF_REMEDY}")
+        image = PillowImage.open(file, formats=FORMATS)
         megapixels = math.prod(image.size) / 1e6
         if megapixels > MAX_MEGAPIXELS:
             size = f"{image.width}x{image.height} px"

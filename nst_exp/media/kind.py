@@ -10,27 +10,47 @@ from pathlib import Path
 from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
-_ANIMATIONS = ("GIF", "WEBP", "PNG")
+from nst_exp.media.image import FORMATS, is_heif
+
+_ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
+# Inputs of FFmpeg's for what is no video: texts, shown as a terminal would, and icons. Single pictures end in "_pipe".
+_NO_VIDEOS = frozenset(("tty", "bin", "xbin", "adf", "idf", "txd", "ico", "image2"))
+# How documents and archives begin. FFmpeg would search them for pictures and sound.
+_DOCUMENTS = (
+    b"%PDF",
+    b"%!PS",
+    b"PK\x03\x04",
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!",
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ",
+    b"\xd0\xcf\x11\xe0",
+)
+_TAR = slice(257, 262)  # bytes that say "ustar" in a tar archive
 
 
 def kind_of(path: Path) -> str:
-    """`image` or `video`, an animation being a video; unknown files are images, for which there are clear refusals."""
+    """`image` or `video`, by the file's content; an animation is a video.
+
+    What is neither is what its name says, or an image: either way it will be refused in words that fit.
+    """
     frames = animation_frames(path)
     if frames is not None:
         return "video" if frames > 1 else "image"
-    guess = mimetypes.guess_type(path.name)[0] or ""
-    if guess.startswith(("video/", "audio/")):  # be it a broken one
+    if _is_media(path):
         return "video"
-    if guess.startswith("image/"):
-        return "image"
-    return "video" if _is_video(path) else "image"
+    guess = mimetypes.guess_type(path.name)[0] or ""
+    return "video" if guess.startswith(("video/", "audio/")) else "image"
 
 
 def animation_frames(path: Path) -> int | None:
-    """How many frames a file of Pillow's has, 1 if it is no animation; None if Pillow does not know it."""
+    """How many frames a picture or animation that Pillow reads has; None if the file is none."""
     try:
-        with warnings.catch_warnings(), PillowImage.open(path) as image:
+        with warnings.catch_warnings(), PillowImage.open(path, formats=FORMATS) as image:
             warnings.simplefilter("ignore")
+            if image.format == "JPEG" and _is_raw_video(path):
+                return None
             return int(getattr(image, "n_frames", 1)) if image.format in _ANIMATIONS else 1
     except PillowImage.DecompressionBombError:
         return 1
@@ -53,12 +73,33 @@ def open_animation(path: Path) -> PillowImage.Image:
     return PillowImage.open(io.BytesIO(data))
 
 
-def _is_video(path: Path) -> bool:
+def _is_raw_video(path: Path) -> bool:
+    """Whether a file that begins as a JPEG holds many of them and is not named like a picture (Motion JPEG)."""
+    guess = mimetypes.guess_type(path.name)[0] or ""
+    return not guess.startswith("image/") and _input_format(path) == "mjpeg"
+
+
+def _is_media(path: Path) -> bool:
+    """Whether FFmpeg finds video or sound in a file that is neither a picture nor a document."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError:
+        return False
+    if head.startswith(_DOCUMENTS) or head[_TAR] == b"ustar" or is_heif(head):
+        return False
+    name = _input_format(path)
+    if name == "mjpeg":  # which FFmpeg also finds inside other files
+        return head.startswith(b"\xff\xd8")
+    return name is not None and name not in _NO_VIDEOS and not name.endswith("_pipe")
+
+
+def _input_format(path: Path) -> str | None:
+    """FFmpeg's name of the file's format; None if it knows none, or finds neither video nor sound in it."""
     import av  # here, for pictures need none of it
 
     try:
         with av.open(str(path)) as container:
-            # FFmpeg takes text for a film of a terminal
-            return bool(container.streams.video) and container.format.name != "tty"
+            return container.format.name if container.streams.video or container.streams.audio else None
     except (av.error.FFmpegError, OSError, ValueError):
-        return False
+        return None

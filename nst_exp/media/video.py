@@ -30,7 +30,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from PIL import Image as PillowImage
 
 from nst_exp.errors import InputError
-from nst_exp.media.frame_conversion import Levels, deinterlaced, levels_of, treatment_of
+from nst_exp.media.frame_conversion import Levels, deinterlaced, levels_of, shown_size, treatment_of
 from nst_exp.media.image import ASPECTS
 from nst_exp.media.kind import animation_frames, open_animation
 
@@ -38,6 +38,7 @@ ON_CORRUPT = ("error", "skip")
 _MILLISECOND = Fraction(1, 1000)
 _DEFAULT_RATE = Fraction(25)  # of what does not say
 _MISSING = 2.5  # frames short of a clip's duration: it was cut off
+_MOST_RATE = 1000  # frames a second
 _LOOKED_AT = 12  # frames from which a clip's treatment is decided
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS of libavformat
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave transparency out
@@ -168,17 +169,16 @@ def probe(path: Path, name: str) -> Clip:
 def _described(path: Path, container: Any, subject: str) -> Clip:
     stream = video_stream(container)
     if stream is None:
-        cover = " but a cover picture" if container.streams.video else ""
-        raise InputError(f"{subject} has no video in it{cover}")
+        cover = " and a cover picture" if container.streams.video else ""
+        raise InputError(f"{subject} has no video in it, only sound{cover}")
     first = list(itertools.islice(_decoded(container, stream, lambda error: None), _LOOKED_AT))
     if not first:
         raise InputError(f"{subject} has no frames")
     treatment = treatment_of(first, stream.sample_aspect_ratio, stream.codec_context.field_order)
-    height, width, _ = levels_of(first[0], stream.sample_aspect_ratio).shape
-    rate = Fraction(stream.average_rate or stream.guessed_rate or _DEFAULT_RATE)
+    rate = _rate(stream)
     return Clip(
         path,
-        (width, height),
+        shown_size(first[0], stream.sample_aspect_ratio),
         rate,
         Fraction(stream.time_base or 1 / rate),
         _about(path, container, stream, rate),
@@ -192,6 +192,12 @@ def video_stream(container: Any) -> Any | None:
     """The first stream of moving pictures in an open file of PyAV's; None if there is none but covers of songs."""
     moving = (stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic)
     return next(moving, None)
+
+
+def _rate(stream: Any) -> Fraction:
+    """Frames a second, on average; a guess where the average cannot be one, as of very short DV files."""
+    average = stream.average_rate
+    return Fraction(average if average and average <= _MOST_RATE else stream.guessed_rate or _DEFAULT_RATE)
 
 
 def read_frames(clip: Clip, cut: Cut, *, on_corrupt: str, name: str) -> Iterator[Frame]:
@@ -254,7 +260,10 @@ def _streamed(clip: Clip, on_corrupt: str, subject: str) -> Generator[Frame]:
     with av.open(str(clip.path)) as container:
         stream = video_stream(container)
         assert stream is not None
+        timed = _has_times(container)
         for frame in deinterlaced(_decoded(container, stream, report)):
+            if not timed:  # FFmpeg's guesses have gaps
+                frame.pts = None
             last = _pts(frame, last, clip)
             yield Frame(index, last, levels_of(frame, stream.sample_aspect_ratio))
             index += 1
@@ -267,7 +276,7 @@ def _decoded(container: Any, stream: Any, report: Callable[[av.error.FFmpegError
         report: called with what cannot be decoded; if it returns, that is left out.
     """
     decoder = _decoder(stream)
-    decoder.thread_type = "AUTO"
+    decoder.thread_type = "SLICE"  # with whole frames in threads, PyAV drops an error in one, and frames after it
     decoder.options = {"err_detect": "explode"}  # what FFmpeg would otherwise paint over in grey
     return _with_repeats(container.demux(stream), decoder, report)
 
@@ -371,7 +380,7 @@ class _Survey:
 
     Attributes:
         frames: how many packets of video there are.
-        missing: s, from the last packet of any kind to where the video should end.
+        missing: s, how much earlier the file ends than it says.
     """
 
     frames: int
@@ -385,21 +394,29 @@ def _survey(path: Path) -> _Survey:
 
 @functools.lru_cache(maxsize=16)
 def _surveyed(path: Path, mtime_ns: int, size: int) -> _Survey:
-    """Read all packets, decoding none. Sound counts as well: a file that has it to its end was not cut short."""
+    """Read all packets, decoding none. All streams count: a file that has one of them to its end was not cut short."""
     with av.open(str(path)) as container:
         stream = video_stream(container)
         assert stream is not None
         frames, reached = 0, Fraction(0)
         with contextlib.suppress(av.error.FFmpegError):  # decoding comes to the same place, and says which frame it is
-            for packet in container.demux(stream, *container.streams.audio):
-                stamp = packet.pts if packet.pts is not None else packet.dts
-                frames += packet.stream_index == stream.index and (packet.size > 0 or stamp is not None)
-                if stamp is not None and packet.time_base:
-                    reached = max(reached, stamp * Fraction(packet.time_base))
-        if not stream.duration or _edits(container) or not _has_times(container):
+            for packet in container.demux():
+                if packet.pts is None and packet.dts is None and not packet.size:  # the end of a stream
+                    continue
+                frames += packet.stream_index == stream.index
+                reached = max(reached, _end(packet))
+        if _edits(container):  # it has a list of all its frames and where they are in the file
+            lost = sum(entry.pos + entry.size > size for entry in stream.index_entries)
+            return _Survey(len(stream.index_entries) - lost, lost / _rate(stream))
+        if not container.duration or not _has_times(container):
             return _Survey(frames, Fraction(0))
-        end = (stream.duration + (stream.start_time or 0)) * stream.time_base
-        return _Survey(frames, max(Fraction(0), end - reached))
+        return _Survey(frames, max(Fraction(0), Fraction(container.duration, av.time_base) - reached))
+
+
+def _end(packet: Any) -> Fraction:
+    """When a packet has been shown or heard, in s."""
+    stamp = packet.pts if packet.pts is not None else packet.dts
+    return Fraction(0) if stamp is None else (stamp + (packet.duration or 0)) * Fraction(packet.time_base)
 
 
 # --- writing ---------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from nst_exp.judgement import Pair, measure
 from nst_exp.media.camera import Camera, Snapshot
 from nst_exp.media.frame_conversion import resize
 from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_image
-from nst_exp.media.video import CODECS, write_clip
+from nst_exp.media.video_writer import CODECS, write_clip
 from nst_exp.memory import forget_peak, peak_mb
 from nst_exp.objective import Anchor
 from nst_exp.preparation import (

@@ -24,7 +24,8 @@ from nst_exp.judgement import Pair, measure
 from nst_exp.ledger import Ledger
 from nst_exp.media.frame_conversion import resize
 from nst_exp.media.image import from_uint8, sha256_of, write_image
-from nst_exp.media.video import CODECS, Clip, Cut, Frame, read_frames, suffix_with_sound, write_clip
+from nst_exp.media.video import Clip, Cut, Frame, read_frames
+from nst_exp.media.video_writer import CODECS, suffix_with_sound, write_clip
 from nst_exp.memory import peak_mb
 from nst_exp.preparation import (
     Inputs,

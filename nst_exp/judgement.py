@@ -85,7 +85,7 @@ def _photograph(pair: Pair) -> Image:
     """As the judge sees it."""
     if pair.frame is not None:
         from nst_exp.media.frame_conversion import resize
-        from nst_exp.media.video import fitted_size
+        from nst_exp.media.video_writer import fitted_size
 
         height, width, _ = pair.frame.shape
         size = fitted_size((width, height), metrics.JUDGE_SIZE, "keep", even=False)

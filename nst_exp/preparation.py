@@ -237,7 +237,7 @@ def _content(plan: Plan, least: int) -> Image:
 
 def frame_size(plan: Plan) -> tuple[int, int]:
     """(width, height) in px of a clip's or a camera's frames; even where the codec wants that."""
-    from nst_exp.media.video import CODECS, fitted_size
+    from nst_exp.media.video_writer import CODECS, fitted_size
 
     config, source = plan.config, plan.clip or plan.camera
     assert source is not None
@@ -246,7 +246,7 @@ def frame_size(plan: Plan) -> tuple[int, int]:
 
 
 def _check_frame_size(plan: Plan, size: tuple[int, int], least: int) -> None:
-    from nst_exp.media.video import CODECS
+    from nst_exp.media.video_writer import CODECS
 
     codec, frames = plan.config.video.codec, f"{size[0]}x{size[1]} px"
     if min(size) < least:

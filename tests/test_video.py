@@ -12,7 +12,8 @@ from PIL import Image
 
 from nst_exp.errors import InputError
 from nst_exp.media.kind import kind_of
-from nst_exp.media.video import CODECS, Clip, Cut, fitted_size, probe, read_frames, write_clip
+from nst_exp.media.video import Clip, Cut, probe, read_frames
+from nst_exp.media.video_writer import CODECS, fitted_size, write_clip
 
 VARIABLE = [0, 1001, 2002, 5005, 6006, 10010]
 
@@ -103,7 +104,7 @@ def test_sound_of_a_part_stays_in_sync(tmp_path: Path) -> None:
 
 
 def test_sound_that_mp4_cannot_hold_goes_into_matroska(tmp_path: Path) -> None:
-    from nst_exp.media.video import suffix_with_sound
+    from nst_exp.media.video_writer import suffix_with_sound
 
     source = clips.write(tmp_path / "a.avi", frames=4, codec="mjpeg", pixels="yuvj420p", sound="pcm_s16le")
     assert suffix_with_sound(CODECS["h264"], opened(source)) == ".mkv"

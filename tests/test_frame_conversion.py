@@ -16,6 +16,7 @@ from av.filter import Graph
 from PIL import Image
 
 from nst_exp.errors import InputError
+from nst_exp.media.frame_conversion import levels_of
 from nst_exp.media.kind import kind_of
 from nst_exp.media.video import Clip, Cut, probe, read_frames
 
@@ -273,6 +274,19 @@ def test_high_dynamic_range_is_tone_mapped(name: str, tmp_path: Path) -> None:
     path = encode(tmp_path / "a.mkv", [frame] * 2)
     assert far(read(path)[1], chart()) < 8
     assert opened(path).treatment == (f"{name.upper()} BT.2020: tone-mapped to sRGB",)
+
+
+@pytest.mark.parametrize("name", HDR)
+def test_highlights_keep_their_detail(name: str) -> None:
+    """What is brighter than white paper is told from it and from what is brighter still, and nothing gets darker."""
+    curve, transfer = HDR[name]
+    light = np.array([50.0, 100, 150, 203, 300, 500, 1000]).reshape(1, 7, 1).repeat(2, 0).repeat(3, 2)
+    frame = av.VideoFrame.from_ndarray(np.rint(65535 * curve(light)).astype(np.uint16), "rgb48le")
+    frame.color_trc, frame.color_primaries, frame.color_range = transfer, 9, 2
+    shown = levels_of(frame)[0, :, 1].astype(int)
+    assert (np.diff(shown) >= 1).all()
+    assert np.abs(shown[:3] - (137, 187, 223)).max() <= 2  # as sRGB has it, with white at 203 cd/m2
+    assert shown[3] >= 238 and shown[-1] >= 253
 
 
 def test_other_primaries_are_converted(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ functions. What is done depends on the frame's own description, so a video that 
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,9 @@ _OTHER_MATRICES = {
 }
 # These need a conversion. Players show all others, which are close to sRGB's, as they are.
 _TRANSFERS = {8: "linear light", 9: "logarithmic", 10: "logarithmic", 16: "PQ", 18: "HLG"}
-_HIGH_RANGE = frozenset((16, 18))
+_PQ, _HLG = 16, 18
+_HIGH_RANGE = frozenset((_PQ, _HLG))
+_REFERENCE_WHITE, _KNEE = 203.0, 150.0  # cd/m2; see `_tone_curve`
 _PRIMARIES = {
     4: "BT.470M",
     5: "BT.601 (625 lines)",
@@ -171,17 +174,58 @@ def _pulled(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame
 def _converted(frame: av.VideoFrame, format: str) -> av.VideoFrame:
     """The frame as sRGB in an RGB format of FFmpeg's.
 
-    A video of ordinary range is taken for sRGB, as players do, once its primaries are sRGB's. FFmpeg tone-maps one of
-    high range so that the reference white of ITU-R BT.2408, 203 cd/m2, becomes white.
+    A video of ordinary range is taken for sRGB, as players do, once its primaries are sRGB's.
     """
     _complete_description(frame)
     target: dict[str, Any] = {}
     if frame.color_trc in _TRANSFERS:
+        frame = _compressed(frame) if frame.color_trc in _HIGH_RANGE else frame
         target = {"dst_color_trc": ColorTrc.IEC61966_2_1, "dst_color_primaries": ColorPrimaries.BT709}
     elif frame.color_primaries in _PRIMARIES:
         same = {"dst_color_trc": frame.color_trc} if frame.color_trc in set(ColorTrc) else {}
         target = {"dst_color_primaries": ColorPrimaries.BT709, **same}
     return _reformatter().reformat(frame, format=format, **target)
+
+
+def _compressed(frame: av.VideoFrame) -> av.VideoFrame:
+    """A frame of high range, in RGB, with all light brought below the white that FFmpeg's scaler clips at."""
+    format = "rgba64le" if _has_alpha(frame) else "rgb48le"
+    signal = np.array(frame.reformat(format=format).to_ndarray(), np.uint16)
+    signal[..., :3] = _tone_curve(frame.color_trc)[signal[..., :3]]
+    compressed = av.VideoFrame.from_ndarray(signal, format)
+    compressed.color_trc, compressed.color_primaries = frame.color_trc, frame.color_primaries
+    return compressed
+
+
+@functools.lru_cache(maxsize=2)
+def _tone_curve(transfer: int) -> npt.NDArray[np.uint16]:
+    """The signal to put in the place of each of 16 bits, coded by PQ or HLG.
+
+    Light stays as it is up to `_KNEE`. From there to the brightest that the code knows it follows Reinhard's curve with
+    a white point, up to the reference white. References: ITU-R BT.2100-2 (EOTFs; HLG's on a display of 1000 cd/m2, for
+    greys), BT.2408 (reference white), Reinhard et al. 2002, "Photographic tone reproduction for digital images",
+    equation 4.
+    """
+    signal = np.linspace(0, 1, 65536)
+    light = _pq_light(signal) if transfer == _PQ else _hlg_light(signal)
+    room = _REFERENCE_WHITE - _KNEE
+    over, brightest = np.maximum(light - _KNEE, 0) / room, (light[-1] - _KNEE) / room
+    mapped = np.minimum(light, _KNEE) + room * over * (1 + over / brightest**2) / (1 + over)
+    return np.rint(65535 * np.interp(mapped, light, signal)).astype(np.uint16)
+
+
+def _pq_light(signal: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """In cd/m2, BT.2100 table 4."""
+    m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
+    power = signal ** (1 / m2)
+    return 10000 * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
+
+
+def _hlg_light(signal: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """In cd/m2, of greys, BT.2100 table 5."""
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
+    return 1000 * scene**1.2
 
 
 def _levels(frame: av.VideoFrame) -> Levels:

@@ -6,7 +6,9 @@
     python -m nst_exp.compare EXPERIMENT                      # all runs of an MLflow experiment
     python -m nst_exp.compare --filter "content_weight == 4 and lpips < 0.3" --sort style_distance,-ssim
 
-Filters and sort keys are the names of settings, measures and costs.
+Filters and sort keys are the names of settings, measures and costs. A filter compares them with numbers and with
+texts in quotes (== != < <= > >= in), joins conditions by and, or, not and parentheses, and takes any other word as
+one to look for in a run's command and settings. The filter of the page has the same language.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     width = None if sys.stdout.isatty() else _WIDE
     report.print_table(sweep, report.lay_out(sweep), Console(highlight=False, width=width))
     counts = ", ".join(f"{count} {status}" for status, count in written.counts.items() if count)
-    print(f"\n{counts}; side by side: {written.page}")
+    print(f"\n{counts}; side by side: {shlex.quote(str(written.page))}")
     if arguments.open and written.page:
         webbrowser.open(written.page.absolute().as_uri())
     return 0
@@ -250,7 +252,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("what", nargs="?", metavar="WHAT", help="default: the latest sweep below ./outputs")
     parser.add_argument(
-        "--filter", default="", metavar="EXPR", help="which runs: as pandas' DataFrame.query, `a.b` in backticks"
+        "--filter", default="", metavar="EXPR", help="which runs: comparisons with and, or, not; or words to look for"
     )
     parser.add_argument(
         "--sort", default="", metavar="KEY,-KEY", help="by settings, measures or costs; - for descending"

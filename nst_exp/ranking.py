@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from itertools import groupby
+from math import isnan
 
 
 @dataclass(frozen=True)
@@ -241,8 +241,14 @@ def pareto_front(content: Sequence[float], style: Sequence[float]) -> list[bool]
     A point beats another that is no better in either and worse in one: equal points stand or fall together. A
     point with NaN is never on the front and beats none.
     """
-    x, y = np.asarray(content, np.float64), np.asarray(style, np.float64)
-    no_worse = (x[:, None] <= x) & (y[:, None] <= y)
-    better = (x[:, None] < x) | (y[:, None] < y)
-    beaten = np.any(no_worse & better, axis=0)
-    return [bool(on) for on in ~beaten & ~np.isnan(x + y)]
+    points = [(x, y, index) for index, (x, y) in enumerate(zip(content, style, strict=True)) if not isnan(x + y)]
+    on_front = [False] * len(content)
+    lowest: float | None = None  # style of the points with less content than those at hand
+    for _, group in groupby(sorted(points), key=lambda point: point[0]):
+        members = list(group)
+        first = members[0][1]
+        if lowest is None or first < lowest:
+            lowest = first
+            for _, y, index in members:
+                on_front[index] = y == first
+    return on_front

@@ -106,6 +106,7 @@ def tags(hashes: Mapping[str, str]) -> dict[str, str]:
     return {
         "device": device.device_kind,
         "version.nst_exp": code_version(),
+        "version.results": str(RESULTS_VERSION),
         "version.python": platform.python_version(),
         **versions,
         **{f"sha256.{name}": digest for name, digest in hashes.items()},

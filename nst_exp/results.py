@@ -40,6 +40,7 @@ _TRACKED = "mlflow.json"
 _OWN_FILES = (RESULT, CONFIG, PICTURE, TRACE, _RECORD, _FAILURE, _TRACKED)
 
 Table = Mapping[str, npt.NDArray[Any]]
+Value = float | int | str | None  # of a setting, as it is read from a run's files
 
 
 @dataclass(frozen=True)

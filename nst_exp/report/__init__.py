@@ -15,7 +15,7 @@ from nst_exp.files import write_atomically
 from nst_exp.report.axes import Layout, label, lay_out
 from nst_exp.report.page import render_page
 from nst_exp.report.pictures import input_addresses, read_gallery
-from nst_exp.report.plots import convergence_plot, pareto_sheet, png
+from nst_exp.report.plots import convergence_plot, has_curves, pareto_sheet, png
 from nst_exp.report.points import Sweep, read_sweep, select
 from nst_exp.report.sheet import draw_sheet
 from nst_exp.report.table import csv_of, print_table
@@ -37,19 +37,24 @@ class Report:
     Attributes:
         files: all of them; the page is `page`.
         page: the page.
-        best: the run with the best score, None if none has one.
+        bests: the run with the best score of each case, by the title of the case: "" if there is one case.
         counts: how many runs are done, failed and unfinished.
     """
 
     files: Sequence[Path]
     page: Path | None
-    best: RunFolder | None
+    bests: Mapping[str, RunFolder]
     counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def best(self) -> RunFolder | None:
+        """The run with the best score; None if none has one, or if several cases have a best run each."""
+        return next(iter(self.bests.values())) if len(self.bests) == 1 else None
 
     @classmethod
     def empty(cls) -> Report:
         """Of what could not be written."""
-        return cls((), None, None)
+        return cls((), None, {})
 
 
 def write_report(folder: Path, into: Path | None = None, *, sweep: Sweep | None = None) -> Report:
@@ -68,20 +73,21 @@ def write_report(folder: Path, into: Path | None = None, *, sweep: Sweep | None 
     sheet = io.BytesIO()
     draw_sheet(title, sweep, layout, gallery).save(sheet, "PNG")
     contents = {
-        PAGE: render_page(title, sweep, layout, gallery, into).encode(),
+        PAGE: render_page(title, sweep, layout, gallery, into).encode("utf-8", "replace"),
         SHEET: sheet.getvalue(),
         PARETO: png(pareto_sheet(sweep, layout, gallery)),
-        CONVERGENCE: png(convergence_plot(sweep, layout)),
-        TABLE: csv_of(sweep, layout).encode(),
+        TABLE: csv_of(sweep, layout).encode("utf-8", "replace"),
     }
+    if has_curves(sweep):
+        contents[CONVERGENCE] = png(convergence_plot(sweep, layout))
     try:
         into.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{str(into)!r} cannot be made: {error.strerror}") from error
     for name, content in contents.items():
         write_atomically(into / name, content)
-    best = sweep.best.folder if sweep.best else None
-    return Report([into / name for name in contents], into / PAGE, best, sweep.counts)
+    bests = {title: point.folder for title, point in sweep.bests.items()}
+    return Report([into / name for name in contents], into / PAGE, bests, sweep.counts)
 
 
 def title_of(sweep: Sweep) -> str:

@@ -9,7 +9,9 @@ from functools import cached_property
 from itertools import product
 from pathlib import PurePath
 
-from nst_exp.report.points import SCORE, Point, Sweep, Value, lower_is_better, override_of
+from nst_exp.report.cases import SCORE
+from nst_exp.report.points import Point, Sweep, lower_is_better, override_of
+from nst_exp.results import Value
 
 _LONGEST = 36  # letters of a label
 _PICTURES = ("content", "style")  # the settings that are addresses of pictures
@@ -149,15 +151,16 @@ def _values(key: str, points: Sequence[Point]) -> tuple[Value, ...]:
 
 
 def _flow(sweep: Sweep, axes: Sequence[Axis]) -> Block:
-    """Runs one after the other: as asked for, along the only axis, or the best first."""
+    """Runs one after the other: as asked for, along the only axis, or case by case with the best first."""
     points = list(sweep.points)
     if sweep.ordered:
         pass
     elif len(axes) == 1:
-        points.sort(key=lambda point: axes[0].values.index(point.settings.get(axes[0].name)))
+        places = {value: place for place, value in enumerate(axes[0].values)}
+        points.sort(key=lambda point: places[point.settings.get(axes[0].name)])
     else:
         sign = 1 if lower_is_better(SCORE) else -1
-        points.sort(key=lambda point: sign * point.numbers.get(SCORE, sign * math.inf))
+        points.sort(key=lambda point: (sweep.case_of[point.number], sign * point.numbers.get(SCORE, sign * math.inf)))
     wide = _columns(len(points))
     lines = [tuple(points[start : start + wide]) for start in range(0, len(points), wide)]
     return Block("", ("",) * len(lines), ("",) * wide, tuple(lines))

@@ -2,13 +2,17 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const runs = new Map(data.runs.map((run) => [run.number, run]));
+const ranges = new Map();
+const membersOf = data.cases.map(() => []);
+for (const run of data.runs) membersOf[run.case].push(run);
 const at = (id) => document.getElementById(id);
 const state = {
   view: data.isGrid ? "grid" : "gallery",
   sort: "",
   descending: false,
   kept: data.axes.map(() => new Set()), // of each axis, the values asked for; none: all
-  words: [],
+  filter: "",
+  met: new Set(data.runs.map((run) => run.number)), // the runs that meet the filter
   frontOnly: false,
   chosenOnly: false,
   chosen: new Set(),
@@ -124,7 +128,7 @@ function makeCard(run) {
 
 function marksOf(run) {
   const marks = [];
-  if (run.best) marks.push(make("span", { className: "mark best", textContent: "★", title: `Best by ${labelOf(data.score)}` }));
+  if (run.best) marks.push(make("span", { className: "mark best", textContent: "★", title: `Best by ${labelOf(data.score)}${data.cases.length > 1 ? ` of ${data.cases[run.case].title}` : ""}: lower is better` }));
   if (run.front) marks.push(make("span", { className: "mark front", textContent: "◆", title: "On the Pareto front" }));
   return marks;
 }
@@ -150,10 +154,20 @@ function keyOfValue() {
   return numberOf(state.sort) ? state.sort : data.score;
 }
 
-/** 0 for the worst of all runs, 1 for the best. */
+/** The least and the largest value of a measure or cost in a case. */
+function rangeOf(index, name) {
+  const key = `${index} ${name}`;
+  if (!ranges.has(key)) {
+    const values = membersOf[index].filter((run) => name in run.numbers).map((run) => run.numbers[name]);
+    ranges.set(key, [Math.min(...values), Math.max(...values)]);
+  }
+  return ranges.get(key);
+}
+
+/** 0 for the worst run of the case, 1 for the best. */
 function goodness(run, name) {
-  const values = data.runs.map((other) => other.numbers[name]).filter((value) => value !== undefined);
-  const low = Math.min(...values), high = Math.max(...values);
+  if (!(name in run.numbers)) return 0;
+  const [low, high] = rangeOf(run.case, name);
   if (low === high) return 1;
   const place = (run.numbers[name] - low) / (high - low);
   return 0.04 + 0.96 * (numberOf(name)?.lower ? 1 - place : place);
@@ -187,26 +201,27 @@ function ordered() {
   return list;
 }
 
-const comparisons = { "<": (a, b) => a < b, ">": (a, b) => a > b, "<=": (a, b) => a <= b, ">=": (a, b) => a >= b, "=": (a, b) => a === b };
-
-/** Whether a word of the search matches: `lpips<0.3` by number, anything else within the settings. */
-function matches(run, word) {
-  const parts = word.match(/^([\w.]+)(<=|>=|<|>|=)(-?[\d.]+(?:e-?\d+)?)$/);
-  if (parts) {
-    const [, name, sign, limit] = parts;
-    const number = data.numbers.find((one) => one.name === name || one.label.toLowerCase() === name);
-    const value = number ? run.numbers[number.name] : Number(run.settings[name]);
-    if (number || name in run.settings) return value !== undefined && comparisons[sign](value, Number(limit));
+/** Take over the filter; one that cannot be understood says why, and shows all runs. */
+function applyFilter(text) {
+  let trouble = "";
+  state.filter = text;
+  state.met = new Set(data.runs.map((run) => run.number));
+  try {
+    const met = matching(text, data.runs);
+    state.met = new Set(data.runs.filter((_, index) => met[index]).map((run) => run.number));
+  } catch (error) {
+    trouble = error.message;
   }
-  const text = [run.number, run.status, run.error, run.command, ...Object.values(run.settings)].join(" ").toLowerCase();
-  return text.includes(word);
+  at("search").setAttribute("aria-invalid", String(Boolean(trouble)));
+  at("search-trouble").hidden = !trouble;
+  at("search-trouble").textContent = trouble && `The filter is not used: ${trouble}.`;
 }
 
 function isShown(run) {
   if (state.frontOnly && !run.front) return false;
   if (state.chosenOnly && !state.chosen.has(run.number)) return false;
   if (state.kept.some((kept, index) => kept.size && !kept.has(run.swept[index]))) return false;
-  return state.words.every((word) => matches(run, word));
+  return state.met.has(run.number);
 }
 
 const shownRuns = () => ordered().filter(isShown);
@@ -230,6 +245,7 @@ function update() {
   at("nothing").hidden = list.length > 0 || data.runs.length === 0;
   at("shown").textContent = list.length === data.runs.length ? `${list.length} runs` : `${list.length} of ${data.runs.length} runs`;
   at("turn").textContent = state.descending ? "↓" : "↑";
+  at("turn").disabled = inGrid;
   at("sort").value = state.sort;
   for (const button of at("views").children) pressed(button, (button.dataset.view === "grid") === inGrid);
   pressed(at("front"), state.frontOnly);
@@ -347,6 +363,13 @@ function sortBy(key, mayTurn) {
   update();
 }
 
+/** The grid has an order of its own, so going there ends any other. */
+function showView(view) {
+  state.view = view;
+  if (view === "grid") Object.assign(state, { sort: "", descending: false });
+  update();
+}
+
 // --- choosing, and the tray
 
 function choose(number) {
@@ -363,7 +386,8 @@ function fillTray() {
     const image = lazily(`run-${number}`, `Run ${number}`);
     return make("button", { type: "button", title: `Run ${number}: do not choose it`, onclick: () => choose(number) }, image);
   }));
-  at("compare").textContent = state.chosen.size === 1 ? "Compare with photograph" : "Compare";
+  at("compare").textContent = state.chosen.size === 1 ? "Compare with photograph" : state.chosen.size === 2 ? "Compare" : `Two can be compared: ${state.chosen.size} are chosen`;
+  at("compare").disabled = state.chosen.size > 2;
   pressed(at("only"), state.chosenOnly);
 }
 
@@ -388,11 +412,17 @@ function openRun(number) {
   if (!at("viewer").open) at("viewer").showModal();
 }
 
-// A clip is too large to be put into the page: it is played from its file beside it.
+// A video is too large to be put into the page: it is played from its file beside it. GIF and WebP are pictures that move.
 function playerOf(run) {
-  if (!run.clip) return [];
-  const gone = make("p", { className: "soft", textContent: `The clip is in ${run.clip}, which is not here.`, hidden: true });
-  const player = make("video", { className: "clip", controls: true, loop: true, muted: true, autoplay: true, src: run.clip });
+  if (!run.video) return [];
+  const { address, name, isThere } = run.video;
+  const link = make("a", { href: address, textContent: name });
+  const reason = isThere ? "it is no longer beside this page, or this browser cannot play its format" : "it was not there when this page was made";
+  const gone = make("p", { className: "soft no-video", hidden: true }, "The video ", link, ` did not play: ${reason}.`);
+  const isPicture = /\.(gif|webp|a?png)$/i.test(name);
+  const player = isPicture
+    ? make("img", { className: "clip", alt: `The video of run ${run.number}`, src: address })
+    : make("video", { className: "clip", controls: true, loop: true, muted: true, autoplay: true, src: address });
   player.onerror = () => { player.hidden = true; gone.hidden = false; };
   return [player, gone];
 }
@@ -408,7 +438,7 @@ function openInput(index) {
   state.open = null;
   const input = data.inputs[index];
   at("stage").classList.remove("actual");
-  at("viewer-title").textContent = input.name === "content" ? "Photograph" : "Painting";
+  at("viewer-title").textContent = captionOf(input);
   at("trouble").hidden = true;
   for (const id of ["previous", "next", "peek", "choose"]) at(id).disabled = true;
   pressed(at("peek"), false);
@@ -431,7 +461,7 @@ function detailsOf(run) {
   if (rows(true).length) parts.push(make("h3", { textContent: "What it took" }), tableOf(rows(true)));
   if (Object.keys(run.losses).length) parts.push(folded("Losses", Object.entries(run.losses).map(([name, value]) => [name, value.toPrecision(3)])));
   parts.push(folded("All settings", Object.entries(run.settings)));
-  if (run.file) parts.push(make("p", { className: "soft" }, make("br"), "Beside this page: ", make("a", { href: encodeURI(run.file), textContent: run.file })));
+  if (run.file) parts.push(make("p", { className: "soft" }, make("br"), "Beside this page: ", make("a", { href: run.file.address, textContent: run.file.name })));
   return parts;
 }
 
@@ -457,7 +487,7 @@ const sides = { a: null, b: null };
 
 function openComparison(a, b) {
   const options = () => [
-    ...data.inputs.flatMap((input, index) => (input.there ? [make("option", { value: `input-${index}`, textContent: input.name === "content" ? `Photograph ${several(input)}` : `Painting ${several(input)}` })] : [])),
+    ...data.inputs.flatMap((input, index) => (input.there ? [make("option", { value: `input-${index}`, textContent: captionOf(input) })] : [])),
     ...data.runs.filter((run) => run.size).map((run) => make("option", { value: `run-${run.number}`, textContent: `Run ${run.number}: ${run.swept.join(", ")}` })),
   ];
   at("side-a").replaceChildren(...options());
@@ -468,7 +498,7 @@ function openComparison(a, b) {
   at("slide").focus();
 }
 
-const several = (input) => (data.inputs.filter((other) => other.name === input.name).length > 1 ? input.address : "");
+const captionOf = (input) => `${input.name === "content" ? "Photograph" : "Painting"}: ${input.label}`;
 const runOf = (side) => (side.startsWith("run-") ? runs.get(Number(side.slice(4))) : null);
 
 function showSides() {
@@ -498,10 +528,13 @@ function fillDifferences() {
   for (const number of data.numbers) {
     const values = [a?.numbers[number.name], b?.numbers[number.name]];
     if (values.every((value) => value === undefined)) continue;
-    const better = values.includes(undefined) || number.name === "total_loss" ? 0 : Math.sign(values[1] - values[0]) * (number.lower ? 1 : -1);
+    const better = values.includes(undefined) || number.name === "total_loss" || (isReference(number) && a.case !== b.case) ? 0 : Math.sign(values[1] - values[0]) * (number.lower ? 1 : -1);
     addDifference(table, number.label, ...values, better);
   }
 }
+
+/** Whether a number is measured against photograph and painting, so that it means nothing across cases. */
+const isReference = (number) => !number.isCost;
 
 /** @param better above 0 if A is the better, below if B is. */
 function addDifference(table, name, a, b, better) {
@@ -591,25 +624,28 @@ function makeChips(axis, index) {
 
 function makeInput(input, index) {
   const picture = input.there
-    ? make("button", { type: "button", title: `${input.address}: enlarge`, onclick: () => openInput(index) }, lazily(`input-${index}`, input.name))
+    ? make("button", { type: "button", title: `${input.address}: enlarge`, onclick: () => openInput(index) }, lazily(`input-${index}`, captionOf(input)))
     : make("div", { className: "gone", textContent: `Not on this machine: ${input.address}` });
-  return make("figure", {}, picture, make("figcaption", { textContent: input.name }));
+  return make("figure", {}, picture, make("figcaption", { textContent: captionOf(input) }));
 }
 
 function reset() {
   state.kept.forEach((kept) => kept.clear());
-  Object.assign(state, { words: [], frontOnly: false, chosenOnly: false });
+  Object.assign(state, { frontOnly: false, chosenOnly: false });
   at("search").value = "";
+  applyFilter("");
   for (const chip of at("chips").querySelectorAll("button")) pressed(chip, false);
   update();
 }
 
 function connect() {
-  for (const button of at("views").children) button.onclick = () => { state.view = button.dataset.view; update(); };
+  for (const button of at("views").children) button.onclick = () => showView(button.dataset.view);
   at("sort").onchange = (event) => sortBy(event.target.value, false);
   at("turn").onclick = () => { state.descending = !state.descending; update(); };
   at("front").onclick = () => { state.frontOnly = !state.frontOnly; update(); };
-  at("search").oninput = (event) => { state.words = event.target.value.toLowerCase().split(/[\s,]+/).filter(Boolean); update(); };
+  at("search").oninput = (event) => { applyFilter(event.target.value); update(); };
+  at("search").onfocus = () => { at("search-help").hidden = false; };
+  at("search").onblur = () => { at("search-help").hidden = true; };
   at("size").oninput = size;
   at("reset").onclick = reset;
   at("only").onclick = () => { state.chosenOnly = !state.chosenOnly; update(); };
@@ -655,12 +691,14 @@ function connectComparison() {
   at("pair").onpointermove = (event) => { if (event.buttons) follow(event); };
 }
 
-const winner = data.runs.find((run) => run.best);
-if (winner) at("winner-settings").textContent = `${settingsOf(winner)}${data.axes.length ? ", " : ""}${labelOf(data.score)} ${round(winner.numbers[data.score])}`;
+for (const place of document.querySelectorAll("[data-settings]")) {
+  const winner = runs.get(Number(place.dataset.settings));
+  place.textContent = `${settingsOf(winner)}${data.axes.length ? ", " : ""}${labelOf(data.score)} ${round(winner.numbers[data.score])}`;
+}
 makeControls();
 makeTableHead();
 connect();
 connectPlot(at("pareto"), "pareto-point");
-connectPlot(at("convergence"), "convergence-curve");
+if (at("convergence")) connectPlot(at("convergence"), "convergence-curve");
 update();
 size();

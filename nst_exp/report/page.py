@@ -10,19 +10,21 @@ import base64
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from nst_exp.ranking import ALL_MEASURES, MEASURES
 from nst_exp.report.axes import Layout, label
+from nst_exp.report.cases import SCORE
 from nst_exp.report.pictures import Gallery, input_addresses
-from nst_exp.report.plots import convergence_plot, pareto_plot, svg
-from nst_exp.report.points import COSTS, SCORE, Point, Sweep, label_of, lower_is_better
+from nst_exp.report.plots import convergence_plot, has_curves, pareto_plot, svg
+from nst_exp.report.points import COSTS, Point, Sweep, label_of, lower_is_better, rows_of
 
 
 def render_page(title: str, sweep: Sweep, layout: Layout, gallery: Gallery, folder: Path) -> str:
@@ -47,11 +49,11 @@ def render_page(title: str, sweep: Sweep, layout: Layout, gallery: Gallery, fold
         sweep=sweep,
         time=time.strftime("%Y-%m-%d %H:%M"),
         style=Markup(_source("page.css")),
-        script=Markup(_source("page.js")),
+        script=Markup(f"{_source('filter.js')}\n{_source('page.js')}"),
         data=_data(sweep, layout, gallery, folder),
         pictures={name: base64.b64encode(jpeg).decode() for name, jpeg in pictures.items()},
         pareto=Markup(svg(pareto_plot(sweep), "pareto")),
-        convergence=Markup(svg(convergence_plot(sweep, layout), "convergence")),
+        convergence=Markup(svg(convergence_plot(sweep, layout), "convergence")) if has_curves(sweep) else None,
         measures=[ALL_MEASURES[name] for name in ALL_MEASURES if name in sweep.numbers] or list(MEASURES.values()),
         labels={"goals": [label_of(name) for name in sweep.goals], "score": label_of(SCORE)},
     )
@@ -63,7 +65,8 @@ def _source(name: str) -> str:
 
 def _data(sweep: Sweep, layout: Layout, gallery: Gallery, folder: Path) -> dict[str, Any]:
     """What the page's script knows."""
-    inputs = list(input_addresses(sweep))
+    places = {address: place for place, address in enumerate(input_addresses(sweep))}
+    rows = rows_of(sweep)
     return {
         "axes": [{"name": axis.name, "values": [axis.label(value) for value in axis.values]} for axis in layout.axes],
         "isGrid": layout.is_grid,
@@ -86,15 +89,24 @@ def _data(sweep: Sweep, layout: Layout, gallery: Gallery, folder: Path) -> dict[
         "goals": sweep.goals,
         "score": SCORE,
         "inputs": [
-            {"name": name, "address": address, "there": gallery.inputs.get(address) is not None}
+            {
+                "name": name,
+                "label": label(address, is_picture=True),
+                "address": address,
+                "there": gallery.inputs.get(address) is not None,
+            }
             for address, name in input_addresses(sweep).items()
         ],
-        "runs": [_run(point, sweep, layout, gallery, inputs, folder) for point in sweep.points],
+        "cases": [{"title": case.title, "isRanked": case.is_ranked} for case in sweep.cases],
+        "runs": [
+            _run(point, sweep, layout, gallery, places, folder) | {"values": row.values, "text": row.text}
+            for point, row in zip(sweep.points, rows, strict=True)
+        ],
     }
 
 
 def _run(
-    point: Point, sweep: Sweep, layout: Layout, gallery: Gallery, inputs: Sequence[str], folder: Path
+    point: Point, sweep: Sweep, layout: Layout, gallery: Gallery, places: Mapping[str, int], folder: Path
 ) -> dict[str, Any]:
     picture = gallery.runs.get(point.number)
     swept = [point.settings.get(axis.name) for axis in layout.axes]
@@ -106,23 +118,23 @@ def _run(
         "swept": list(layout.swept(point).values()),
         "order": [value if isinstance(value, int | float) else str(value) for value in swept],
         "settings": {name: label(value) for name, value in sorted(point.settings.items())},
+        "case": sweep.case_of[point.number],
         "numbers": {name: value for name, value in point.numbers.items() if math.isfinite(value)},
         "losses": dict(point.losses),
-        "best": point == sweep.best,
-        "front": point.number in sweep.front,
+        "best": point.number in sweep.starred,
+        "front": point.number in sweep.marked_front,
         "size": picture and picture.size,
-        "content": _index(inputs, point.settings.get("content")),
-        "style": _index(inputs, point.settings.get("style")),
+        "content": places.get(str(point.settings.get("content"))),
+        "style": places.get(str(point.settings.get("style"))),
         "command": point.command,
         "reproduce": point.reproduce,
-        "file": point.picture and _relative(point.picture, folder),
-        "clip": point.clip and _relative(point.clip, folder),
+        "file": point.picture and _link(point.picture, folder),
+        "video": point.clip and _link(point.clip, folder),
     }
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path, folder)).as_posix()
-
-
-def _index(addresses: Sequence[str], address: Any) -> int | None:
-    return addresses.index(str(address)) if str(address) in addresses else None
+def _link(path: Path, folder: Path) -> dict[str, Any]:
+    """A file beside the page: its address, percent-encoded, how it is shown, and whether it is there now."""
+    relative = os.path.relpath(path, folder)
+    name = os.fsencode(relative).decode("utf-8", "replace")
+    return {"address": f"./{quote(os.fsencode(relative))}", "name": name, "isThere": path.is_file()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,16 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
 from nst_exp.report.axes import Axis, Layout
+from nst_exp.report.fonts import drawable, families
 from nst_exp.report.pictures import Gallery
-from nst_exp.report.points import Point, Sweep, Value, label_of
+from nst_exp.report.points import Point, Sweep, label_of
 from nst_exp.report.sheet import BEST, FRONT, INK, PAPER, SOFT
+from nst_exp.results import Value
 
 Column = npt.NDArray[Any]
 
@@ -55,7 +57,7 @@ def pareto_plot(sweep: Sweep) -> Figure:
 
     In SVG, what belongs to a run has the id `point-NUMBER`.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE | _fonts(case.title for case in sweep.cases)):
         figure = Figure(_SIZE, layout="constrained")
         _draw_pareto(figure.subplots(), sweep)
     return figure
@@ -63,11 +65,11 @@ def pareto_plot(sweep: Sweep) -> Figure:
 
 def pareto_sheet(sweep: Sweep, layout: Layout, gallery: Gallery) -> Figure:
     """The Pareto plot with pictures along the front below it, from the photograph to the painting."""
-    shown = _along(_front(sweep), _STRIP)
+    shown = _along([point for line in _fronts(sweep) for point in line], _STRIP)
     shown = [point for point in shown if point.number in gallery.runs]
     if not shown:
         return pareto_plot(sweep)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE | _fonts([*_swept(layout), *(case.title for case in sweep.cases)])):
         strip = 9 / _STRIP * max(gallery.runs[point.number].shape for point in shown) + 0.5  # inches
         figure = Figure((9, 6 + strip), layout="constrained")
         parts: Any = figure.subfigures(2, 1, height_ratios=(6, strip))
@@ -78,7 +80,7 @@ def pareto_sheet(sweep: Sweep, layout: Layout, gallery: Gallery) -> Figure:
             axes.set_anchor("N")
             if point is not None:
                 axes.imshow(gallery.runs[point.number].small)
-                lines = textwrap.wrap(", ".join(layout.swept(point).values()), 22)[:2]
+                lines = [drawable(line) for line in textwrap.wrap(", ".join(layout.swept(point).values()), 22)[:2]]
                 axes.set_title("\n".join([str(point.number), *lines]), fontsize=8, color=FRONT)
     return figure
 
@@ -88,7 +90,7 @@ def convergence_plot(sweep: Sweep, layout: Layout) -> Figure:
 
     In SVG, what belongs to a run has the id `curve-NUMBER`.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE | _fonts(_swept(layout))):
         figure = Figure(_SIZE, layout="constrained")
         axes = figure.subplots()
         curves = list(_curves(sweep))
@@ -99,6 +101,23 @@ def convergence_plot(sweep: Sweep, layout: Layout) -> Figure:
             axes.plot(curve.evaluations, curve.losses, color=colour, lw=1.4, alpha=0.85, gid=gid)
         _finish_convergence(axes, axis, curves)
     return figure
+
+
+def has_curves(sweep: Sweep) -> bool:
+    """Whether any run has a curve to plot: runs of videos have none."""
+    return next(_curves(sweep), None) is not None
+
+
+def _swept(layout: Layout) -> Iterator[str]:
+    """The names and values of the axes, as they are shown."""
+    for axis in layout.axes:
+        yield axis.name
+        yield from map(axis.label, axis.values)
+
+
+def _fonts(texts: Iterable[str]) -> dict[Any, Any]:
+    """The setting of matplotlib by which all letters of `texts` can be drawn."""
+    return {"font.family": families(texts)}
 
 
 def svg(figure: Figure, name: str) -> str:
@@ -130,32 +149,59 @@ def png(figure: Figure) -> bytes:
 def _draw_pareto(axes: Axes, sweep: Sweep) -> None:
     content, style = sweep.goals
     rated = [point for point in sweep.points if {content, style} <= point.numbers.keys()]
-    front = _front(sweep)
-    axes.plot(*_goals(front, sweep), color=FRONT, lw=1.2, alpha=0.7, drawstyle="steps-post", zorder=1)
-    for place, point in enumerate(sorted(rated, key=lambda point: point in front)):
-        on_front, is_best = point in front, point == sweep.best
-        colour = BEST if is_best else FRONT if on_front else PAPER
-        edge = colour if on_front or is_best else SOFT
-        x, y = _goals([point], sweep)
-        size = 17 if len(rated) <= 50 else 13
-        axes.plot(x, y, "o", ms=size, mfc=colour, mec=edge, mew=1, gid=f"point-{point.number}", zorder=2 + place)
-        ink = PAPER if on_front or is_best else INK
-        text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8 if len(rated) <= 50 else 6, "color": ink}
-        axes.annotate(str(point.number), (x[0], y[0]), zorder=2.5 + place, **text)
+    for line in _fronts(sweep):
+        axes.plot(
+            *_goals(line, sweep),
+            color=_case_colour(sweep, line[0]),
+            lw=1.2,
+            alpha=0.7,
+            drawstyle="steps-post",
+            zorder=1,
+        )
+    for place, point in enumerate(sorted(rated, key=lambda point: point.number in sweep.front)):
+        _draw_point(axes, sweep, point, 2 + place, is_small=len(rated) > 50)
     axes.set_xlabel(f"{label_of(content)}: 0 is the photograph")
     axes.set_ylabel(f"{label_of(style)}: 0 is the painting")
     axes.grid(color=_GRID, lw=0.6)
     axes.set_axisbelow(True)
     axes.margins(0.08)
+    if 1 < len(sweep.cases) <= _MOST_COLOURS:
+        for index, case in enumerate(sweep.cases):
+            colour = _HUES(index / (len(sweep.cases) - 1))
+            axes.plot([], [], "o", color=colour, ms=7, label=drawable(case.title))
+        axes.legend(title="compare within one case", fontsize=8, title_fontsize=8, labelcolor=INK)
     if not rated:
         _say(axes, "no run has been measured yet")
 
 
-def _front(sweep: Sweep) -> list[Point]:
-    """The runs on the front, from the most faithful to the most painted."""
+def _draw_point(axes: Axes, sweep: Sweep, point: Point, zorder: float, *, is_small: bool) -> None:
+    """A run as a disc with its number: filled on the front of its case, in another colour if it is the best."""
+    is_best, on_front = point.number in sweep.starred, point.number in sweep.front
+    case_colour = _case_colour(sweep, point)
+    colour = BEST if is_best else case_colour if on_front else PAPER
+    edge = case_colour if on_front or len(sweep.cases) > 1 else BEST if is_best else SOFT
+    (x,), (y,) = _goals([point], sweep)
+    gid, size = f"point-{point.number}", 13 if is_small else 17
+    axes.plot([x], [y], "o", ms=size, mfc=colour, mec=edge, mew=1.5, gid=gid, zorder=zorder)
+    ink = PAPER if on_front or is_best else INK
+    text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6 if is_small else 8, "color": ink}
+    axes.annotate(str(point.number), (x, y), zorder=zorder + 0.5, **text)
+
+
+def _case_colour(sweep: Sweep, point: Point) -> Any:
+    """The colour of the run's case: that of the front if there is one case, or more than can be told apart."""
+    count = len(sweep.cases)
+    return to_hex(_HUES(sweep.case_of[point.number] / (count - 1))) if 1 < count <= _MOST_COLOURS else FRONT
+
+
+def _fronts(sweep: Sweep) -> list[list[Point]]:
+    """The runs on the front of each case, from the most faithful to the most painted."""
     content, style = sweep.goals
-    members = [point for point in sweep.points if point.number in sweep.front]
-    return sorted(members, key=lambda point: (point.numbers[content], -point.numbers[style]))
+    lines: list[list[Point]] = [[] for _ in sweep.cases]
+    for point in sweep.points:
+        if point.number in sweep.front:
+            lines[sweep.case_of[point.number]].append(point)
+    return [sorted(line, key=lambda point: (point.numbers[content], -point.numbers[style])) for line in lines if line]
 
 
 def _along(points: Sequence[Point], most: int) -> list[Point]:
@@ -211,8 +257,8 @@ def _finish_convergence(axes: Axes, axis: Axis | None, curves: Sequence[_Curve])
     _number_ends(axes, curves)
     if axis is not None:
         for value in axis.values:
-            axes.plot([], [], color=_colour(axis, value), lw=2, label=axis.label(value))
-        axes.legend(title=axis.name, fontsize=9, title_fontsize=9, labelcolor=INK)
+            axes.plot([], [], color=_colour(axis, value), lw=2, label=drawable(axis.label(value)))
+        axes.legend(title=drawable(axis.name), fontsize=9, title_fontsize=9, labelcolor=INK)
 
 
 def _number_ends(axes: Axes, curves: Sequence[_Curve]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,13 +18,16 @@ import yaml
 
 from nst_exp.errors import InputError
 from nst_exp.files import read_json
-from nst_exp.ranking import ALL_MEASURES, pareto_front
-from nst_exp.results import PICTURE, RunFolder, run_folders
+from nst_exp.ranking import ALL_MEASURES
+from nst_exp.report.cases import Case, Rated, Reference, cases_of
+from nst_exp.report.filter import Row, matching
+from nst_exp.results import PICTURE, RunFolder, Value, run_folders
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 SWEEP = "sweep.json"
-SCORE = "score"
 _DEFAULT_STORE = "/outputs/mlflow.db"  # where nst_exp.reproduce looks by itself
+
+_PLACING = ("hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 
 # what a run took, by its key in result.json, and how that is called
 COSTS = {
@@ -32,8 +37,6 @@ COSTS = {
     "evaluations_per_second": "evaluations per second",
     "peak_memory_mb": "peak memory, MB",
 }
-
-Value = float | int | str | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Point:
         numbers: its measures and costs, as far as they are known.
         losses: the loss by its terms.
         error: why it failed, else empty.
+        reference: what its measures compare it with.
     """
 
     number: int
@@ -59,6 +63,7 @@ class Point:
     numbers: Mapping[str, float]
     losses: Mapping[str, float]
     error: str
+    reference: Reference
 
     @property
     def picture(self) -> Path | None:
@@ -121,18 +126,11 @@ class Sweep:
         """How many runs are done, failed and unfinished."""
         return {status: sum(point.status == status for point in self.points) for status in (DONE, FAILED, UNFINISHED)}
 
-    @property
+    @cached_property
     def numbers(self) -> list[str]:
         """The measures and costs that any run has."""
         known = {name for point in self.points for name in point.numbers}
         return [name for name in (*ALL_MEASURES, *COSTS) if name in known]
-
-    @property
-    def best(self) -> Point | None:
-        """The run with the best score; None if none has one."""
-        scored = [point for point in self.points if SCORE in point.numbers]
-        sign = 1 if lower_is_better(SCORE) else -1
-        return min(scored, key=lambda point: sign * point.numbers[SCORE], default=None)
 
     @property
     def goals(self) -> tuple[str, str]:
@@ -140,15 +138,55 @@ class Sweep:
         content = "lpips" if "lpips" in self.numbers else "content_distance"
         return content, "style_distance"
 
-    @property
+    @cached_property
+    def cases(self) -> tuple[Case, ...]:
+        """The runs in groups that can be compared: only runs of one case are ranked against each other."""
+        return cases_of([(Rated(point.number, point.numbers), point.reference) for point in self.points], self.goals)
+
+    @cached_property
+    def case_of(self) -> Mapping[int, int]:
+        """The index of its case by a run's number."""
+        return {run.number: index for index, case in enumerate(self.cases) for run in case.runs}
+
+    @cached_property
+    def bests(self) -> Mapping[str, Point]:
+        """The run with the best score of each case that has scores, by the title of the case."""
+        points = {point.number: point for point in self.points}
+        return {case.title: points[case.best] for case in self.cases if case.best is not None}
+
+    @cached_property
+    def starred(self) -> frozenset[int]:
+        """The numbers of the best runs of the cases in which there is a choice."""
+        return frozenset(case.best for case in self.cases if case.is_contest and case.best is not None)
+
+    @cached_property
     def front(self) -> frozenset[int]:
-        """The numbers of the runs that no other run beats in both goals."""
-        content, style = self.goals
-        rated = [point for point in self.points if {content, style} <= point.numbers.keys()]
-        if not rated:
-            return frozenset()
-        on_front = pareto_front([point.numbers[content] for point in rated], [point.numbers[style] for point in rated])
-        return frozenset(point.number for point, on in zip(rated, on_front, strict=True) if on)
+        """The numbers of the runs that no other run of their case beats in both goals."""
+        return frozenset().union(*(case.front for case in self.cases))
+
+    @cached_property
+    def marked_front(self) -> frozenset[int]:
+        """As `front`, without the cases in which every run is on the front: a mark tells nothing there."""
+        return frozenset().union(*(case.marked_front for case in self.cases))
+
+    @property
+    def ranking_note(self) -> str:
+        """What the marks mean in this sweep, in a sentence or two; empty if nothing has a score."""
+        notes = []
+        if self.starred:
+            each = (
+                f" of each of the {len(self.cases)} cases (runs measured against the same)"
+                if len(self.cases) > 1
+                else ""
+            )
+            notes.append(f"best: the lowest score{each}; lower is better.")
+        elif self.bests:
+            notes.append("A lower score is better; no case has two runs to choose from.")
+        if self.front and not self.marked_front:
+            notes.append("Every run is on the Pareto front, so none is marked.")
+        if any(not case.is_ranked for case in self.cases):
+            notes.append("Runs with judge=tiny are not ranked: its numbers mean nothing.")
+        return " ".join(notes)
 
 
 def label_of(name: str) -> str:
@@ -175,7 +213,8 @@ def read_sweep(folder: Path) -> Sweep:
         raise InputError(f"{str(folder)!r} holds no sweep: {error.strerror}") from error
     points = tuple(_point(run) for run in folders if _began(run))
     overrides = read_json(folder / SWEEP).get("overrides") or ()
-    return Sweep(folder, tuple(overrides), points)
+    placing = _placing(points[0].folder) if points and overrides else ()
+    return Sweep(folder, (*overrides, *placing), points)
 
 
 def select(sweep: Sweep, condition: str = "", sort: Sequence[str] = ()) -> Sweep:
@@ -183,7 +222,7 @@ def select(sweep: Sweep, condition: str = "", sort: Sequence[str] = ()) -> Sweep
 
     Args:
         sweep: all runs.
-        condition: in the syntax of pandas' `DataFrame.query`, of settings, measures and costs; empty for all.
+        condition: in the language of `nst_exp.report.filter`; empty for all.
         sort: names of settings, measures or costs, with a `-` in front for descending order; the first counts most.
 
     Raises:
@@ -191,29 +230,44 @@ def select(sweep: Sweep, condition: str = "", sort: Sequence[str] = ()) -> Sweep
     """
     points = list(sweep.points)
     if condition:
-        points = [point for point, kept in zip(points, _meets(sweep, condition), strict=True) if kept]
+        try:
+            met = matching(condition, rows_of(sweep))
+        except InputError as error:
+            raise InputError(f"--filter={condition!r}: {error}; it can use {_choices(sweep)}") from error
+        points = [point for point, kept in zip(points, met, strict=True) if kept]
     for key in reversed(sort):
         points = _sorted(points, key, sweep)
     return replace(sweep, points=tuple(points), ordered=bool(sort))
 
 
 def table(sweep: Sweep) -> pd.DataFrame:
-    """A row for each run: number, status, every setting, every measure and cost, `on_front`, error and folder."""
+    """A row for each run: number, status, case, settings, measures, costs, `best`, `on_front`, error, folder."""
     settings = list(dict.fromkeys(name for point in sweep.points for name in point.settings))
-    front = sweep.front
     rows = [
         {
             "run": point.number,
             "status": point.status,
+            **({"case": sweep.cases[sweep.case_of[point.number]].title} if len(sweep.cases) > 1 else {}),
             **{name: point.settings.get(name) for name in settings if name not in point.numbers},
             **{name: point.numbers.get(name, math.nan) for name in sweep.numbers},
-            "on_front": point.number in front,
+            "best": point.number in sweep.starred,
+            "on_front": point.number in sweep.front,
             "error": point.error,
             "folder": str(point.folder.path),
         }
         for point in sweep.points
     ]
-    columns = ["run", "status", *settings, *sweep.numbers, "on_front", "error", "folder"]
+    columns = [
+        "run",
+        "status",
+        *["case"] * (len(sweep.cases) > 1),
+        *settings,
+        *sweep.numbers,
+        "best",
+        "on_front",
+        "error",
+        "folder",
+    ]
     return pd.DataFrame(rows, columns=list(dict.fromkeys(columns)))
 
 
@@ -235,6 +289,16 @@ def value_of(text: Any) -> Value:
     return plain
 
 
+def _placing(run: RunFolder) -> tuple[str, ...]:
+    """The overrides of the sweep's command that say how its points are chosen and run, from Hydra's own record."""
+    try:
+        hydra = yaml.safe_load((run.path / ".hydra" / "hydra.yaml").read_text())["hydra"]
+        given = map(str, hydra["overrides"]["hydra"])
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return ()
+    return tuple(one for one in given if one.lstrip("+~").startswith(_PLACING))
+
+
 def _began(run: RunFolder) -> bool:
     """Whether anything is known of a run; Hydra makes its folder a moment earlier."""
     return bool(_overrides(run)) or run.finished
@@ -250,25 +314,29 @@ def _point(run: RunFolder) -> Point:
     result, failure = run.result, run.failure
     overrides = _overrides(run)
     numbers = dict(result.get("measures") or {}) | {name: result[name] for name in COSTS if name in result}
+    settings, tags = _settings(run)
+    settings |= dict(map(override_of, overrides))
     return Point(
         number=int(run.path.name),
         folder=run,
         status=DONE if run.finished else FAILED if failure else UNFINISHED,
         overrides=overrides,
-        settings=_settings(run) | dict(map(override_of, overrides)),
+        settings=settings,
         numbers={name: float(value) for name, value in numbers.items() if _is_finite(value)},
         losses={name: float(value) for name, value in (result.get("losses") or {}).items() if _is_finite(value)},
         error=str(failure.get("error", "")),
+        reference=Reference.of(settings, tags),
     )
 
 
-def _settings(run: RunFolder) -> dict[str, Value]:
-    """Every setting under its readable name; from the configuration if the run has no record."""
+def _settings(run: RunFolder) -> tuple[dict[str, Value], Mapping[str, str]]:
+    """Every setting under its readable name, and the run's tags; from the configuration if it has no record."""
     with contextlib.suppress(InputError):
-        return {name: value_of(value) for name, value in run.record.params.items()}
+        record = run.record
+        return {name: value_of(value) for name, value in record.params.items()}, record.tags
     with contextlib.suppress(yaml.YAMLError):
-        return dict(_flat(run.config))
-    return {}
+        return dict(_flat(run.config)), {}
+    return {}, {}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Value]]:
@@ -279,22 +347,29 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Valu
             yield f"{prefix}{name}", value_of(", ".join(map(str, value)) if isinstance(value, list) else value)
 
 
-def _meets(sweep: Sweep, condition: str) -> list[bool]:
-    try:
-        kept = table(sweep).eval(condition)
-    except Exception as error:  # whatever Python's and pandas' parsers make of a user's text
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"--filter={condition!r}: {reason}; it can use {_choices(sweep)}") from error
-    if not isinstance(kept, pd.Series) or kept.dtype != bool:
-        raise InputError(f"--filter={condition!r}: must be a condition, such as 'style_weight > 0.1'")
-    return [bool(one) for one in kept]
+def rows_of(sweep: Sweep) -> list[Row]:
+    """What a filter knows of each run: all of `table`, and in which words are looked for."""
+    frame = table(sweep)
+    values: list[dict[str, Value | bool]] = [
+        {str(name): None if _missing(value) else value for name, value in line.items()}
+        for line in frame.to_dict("records")
+    ]
+    return [Row(line, _text(point, line)) for point, line in zip(sweep.points, values, strict=True)]
+
+
+def _text(point: Point, values: Mapping[str, Value | bool]) -> str:
+    """The command and all values of a run that are texts."""
+    texts = (value for name, value in values.items() if isinstance(value, str) and name != "folder")
+    return " ".join([str(point.number), point.command, *texts])
 
 
 def _sorted(points: Sequence[Point], key: str, sweep: Sweep) -> list[Point]:
     """By one key, equal ones left in their order; runs without a value come last either way."""
     frame, name = table(sweep), key.removeprefix("-")
     if name not in frame:
-        raise InputError(f"--sort={key}: no such key; choose {_choices(sweep)}")
+        near = difflib.get_close_matches(name, list(frame), 1, cutoff=0.7)
+        hint = f"did you mean {near[0]}? Or " if near else ""
+        raise InputError(f"--sort={key}: no such key; {hint}choose {_choices(sweep)}")
     values = dict(zip(frame["run"], frame[name], strict=True))
     known = [point for point in points if not _missing(values[point.number])]
     known.sort(key=lambda point: _rank(values[point.number]), reverse=key.startswith("-"))

@@ -5,17 +5,16 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import ceil, cos, log, pi, sin
-from pathlib import Path
 
-import matplotlib
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from nst_exp.ranking import ALL_MEASURES
-from nst_exp.report.axes import Block, Layout
+from nst_exp.report.axes import Block, Layout, label
+from nst_exp.report.cases import SCORE
+from nst_exp.report.fonts import Letters
 from nst_exp.report.pictures import Gallery, input_addresses
-from nst_exp.report.points import DONE, FAILED, SCORE, Point, Sweep, label_of, lower_is_better
+from nst_exp.report.points import DONE, FAILED, Point, Sweep, label_of, lower_is_better
 
 PAPER, INK, SOFT = "#ffffff", "#1c1c1c", "#6a6a6a"
 BEST, FRONT, BAD = "#c77700", "#00857a", "#b3261e"
@@ -27,6 +26,7 @@ _GAP = 18  # px between pictures
 _MARGIN = 48  # px around everything
 _SHAPE = 1.4  # width of a sheet over its height, if blocks can be arranged for that
 _TALLEST = 1.6  # height of a cell over its width
+_MOST_WINNERS = 6  # lines in the header
 
 Corner = tuple[int, int]
 
@@ -89,7 +89,7 @@ class _Sheet:
 
     def block(self, block: Block) -> Image.Image:
         """Rows and columns with their labels, or pictures one after the other."""
-        style, plain, bold = self.style, _font(self.style.text), _font(self.style.text, bold=True)
+        style, plain, bold = self.style, Letters(self.style.text), Letters(self.style.text, bold=True)
         gutter = head = 0
         if self.layout.is_grid:
             labels = [plain.getlength(self.layout.row_axis), *map(bold.getlength, block.rows)]
@@ -98,7 +98,7 @@ class _Sheet:
         width = max(gutter + len(block.columns) * style.column - _GAP, 1)
         image = Image.new("RGB", (width + 10, head + 5 + max(1, len(block.rows)) * style.row), PAPER)
         draw = ImageDraw.Draw(image)
-        draw.text((0, 0), _cut(block.title, bold, width), INK, bold)
+        bold.write(draw, (0, 0), bold.cut(block.title, width), INK)
         if self.layout.is_grid:
             self._labels(draw, block, gutter, head)
         for row, line in enumerate(block.cells):
@@ -107,15 +107,15 @@ class _Sheet:
         return image
 
     def _labels(self, draw: ImageDraw.ImageDraw, block: Block, gutter: int, head: int) -> None:
-        style, plain, bold = self.style, _font(self.style.text), _font(self.style.text, bold=True)
+        style, plain, bold = self.style, Letters(self.style.text), Letters(self.style.text, bold=True)
         for index, text in enumerate(block.columns):
             left = gutter + index * style.column
-            draw.text((left, head - 3 * style.text), _cut(self.layout.column_axis, plain, style.width), SOFT, plain)
-            draw.text((left, head - round(1.7 * style.text)), _cut(text, bold, style.width), INK, bold)
+            plain.write(draw, (left, head - 3 * style.text), plain.cut(self.layout.column_axis, style.width), SOFT)
+            bold.write(draw, (left, head - round(1.7 * style.text)), bold.cut(text, style.width), INK)
         for index, text in enumerate(block.rows):
             top = head + index * style.row
-            draw.text((0, top), self.layout.row_axis, SOFT, plain)
-            draw.text((0, top + round(1.3 * style.text)), text, INK, bold)
+            plain.write(draw, (0, top), self.layout.row_axis, SOFT)
+            bold.write(draw, (0, top + round(1.3 * style.text)), text, INK)
 
     def _cell(self, image: Image.Image, corner: Corner, point: Point | None) -> None:
         """A picture with its number, marks and measures; or what is the matter with it."""
@@ -136,24 +136,27 @@ class _Sheet:
                 small = Image.blend(small, Image.new("RGB", small.size, PAPER), 0.45)
             above = top + style.height - small.height  # a low picture stands on its caption
             image.paste(small, (left, above))
-            if point == self.sweep.best:
+            if point.number in self.sweep.starred:
                 draw.rectangle((left, above, left + small.width - 1, box[3]), outline=BEST, width=5)
         self._caption(draw, corner, point)
 
     def _caption(self, draw: ImageDraw.ImageDraw, corner: Corner, point: Point) -> None:
-        style, font, bold = self.style, _font(self.style.text), _font(self.style.text, bold=True)
+        style, font, bold = self.style, Letters(self.style.text), Letters(self.style.text, bold=True)
         left, top = corner[0], corner[1] + style.height + 5
-        draw.text((left, top), str(point.number), INK, bold)
+        bold.write(draw, (left, top), str(point.number), INK)
         left += round(bold.getlength(str(point.number))) + 8
         radius = round(0.45 * style.text)
-        for mark, wanted in ((_star, point == self.sweep.best), (_diamond, point.number in self.sweep.front)):
+        for mark, wanted in (
+            (_star, point.number in self.sweep.starred),
+            (_diamond, point.number in self.sweep.marked_front),
+        ):
             if wanted:
                 mark(draw, (left + radius, top + round(0.62 * style.text)), radius)
                 left += 2 * radius + 6
         first, second = self._lines(point)
-        draw.text((left, top), _cut(first, font, corner[0] + style.width - left), INK, font)
-        small = _font(style.small)
-        draw.text((corner[0], top + round(1.45 * style.text)), _cut(second, small, style.width), SOFT, small)
+        font.write(draw, (left, top), font.cut(first, corner[0] + style.width - left), INK)
+        small = Letters(style.small)
+        small.write(draw, (corner[0], top + round(1.45 * style.text)), small.cut(second, style.width), SOFT)
 
     def _lines(self, point: Point) -> tuple[str, str]:
         """What stands below a picture; where labels do not tell the settings, the first line does."""
@@ -167,39 +170,59 @@ class _Sheet:
 
     def _words(self, draw: ImageDraw.ImageDraw, corner: Corner, text: str, colour: str) -> None:
         """Text in the middle of a cell, as much as it holds."""
-        style, font = self.style, _font(self.style.small)
+        style, font = self.style, Letters(self.style.small)
         letters = max(8, int((style.width - 2 * _GAP) / font.getlength("n")))
         lines = [line for part in text.splitlines() for line in textwrap.wrap(part, letters)]
         most = max(1, int((style.height - 2 * _GAP) / (1.35 * style.small)))
-        middle = (corner[0] + style.width // 2, corner[1] + style.height // 2)
-        draw.multiline_text(middle, "\n".join(lines[:most]), colour, font, "mm", align="center")
+        height = 1.35 * style.small
+        top = corner[1] + (style.height - height * len(lines[:most])) / 2
+        for index, line in enumerate(lines[:most]):
+            left = corner[0] + (style.width - font.getlength(line)) / 2
+            font.write(draw, (left, top + index * height), line, colour)
 
 
 def _header(title: str, sweep: Sweep, gallery: Gallery, width: int) -> Image.Image:
     """Title, command and the best run on the left; photograph and painting on the right."""
-    inputs = [(name, gallery.inputs.get(address)) for address, name in input_addresses(sweep).items()]
+    inputs = [
+        (f"{name}: {label(address, is_picture=True)}", gallery.inputs.get(address))
+        for address, name in input_addresses(sweep).items()
+    ]
     shown = [(name, _fitted(picture.small, (360, 200))) for name, picture in inputs if picture][:4]
     used = sum(small.width + _GAP for _, small in shown)
-    image = Image.new("RGB", (width, 230), PAPER)
+    image = Image.new("RGB", (width, 230 + 26 * len(_winners(sweep))), PAPER)
     draw = ImageDraw.Draw(image)
     room = width - used - _MARGIN
-    large, mono, text = _font(34, bold=True), _font(16, mono=True), _font(19)
-    draw.text((0, 0), _cut(title, large, room), INK, large)
+    large, mono, text = Letters(34, bold=True), Letters(16, mono=True), Letters(19)
+    large.write(draw, (0, 0), large.cut(title, room), INK)
     lines = textwrap.wrap(sweep.command, max(20, int(room / mono.getlength("m"))), break_on_hyphens=False)[:4]
-    draw.multiline_text((0, 56), "\n".join(lines), SOFT, mono, spacing=6)
+    for index, line in enumerate(lines):
+        mono.write(draw, (0, 56 + 24 * index), mono.cut(line, room), SOFT)
     top = 68 + 24 * len(lines)
     counts = "   ".join(f"{count} {status}" for status, count in sweep.counts.items() if count)
-    draw.text((0, top), counts or "no run has begun yet", INK, text)
-    if sweep.best:
-        _star(draw, (10, top + 44), 10)
-        words = f"best by score: run {sweep.best.number} with {sweep.best.numbers[SCORE]:.3g}"
-        draw.text((28, top + 32), words, BEST, _font(19, bold=True))
+    text.write(draw, (0, top), counts or "no run has begun yet", INK)
+    bold = Letters(19, bold=True)
+    for index, words in enumerate(_winners(sweep)):
+        if sweep.starred:
+            _star(draw, (10, top + 44 + 26 * index), 10)
+        bold.write(draw, (28, top + 32 + 26 * index), bold.cut(words, room - 28), BEST)
     left = width - used + _GAP
     for name, small in shown:
         image.paste(small, (left, 0))
-        draw.text((left, 206), name, SOFT, _font(16))
+        caption = Letters(16)
+        caption.write(draw, (left, 206), caption.cut(name, small.width + _GAP), SOFT)
         left += small.width + _GAP
     return image
+
+
+def _winners(sweep: Sweep) -> list[str]:
+    """A line for the best run of each case in which there is a choice, as many as there is room for."""
+    found = [(title, point) for title, point in sweep.bests.items() if point.number in sweep.starred]
+    lines = [
+        f"best by score{f' of {title}' if title else ''}: run {point.number} with {point.numbers[SCORE]:.3g}"
+        for title, point in found[:_MOST_WINNERS]
+    ]
+    more = len(found) - len(lines)
+    return lines + ([f"and {more} more, one for each case"] if more else [])
 
 
 def _legend(sweep: Sweep) -> Image.Image:
@@ -207,17 +230,25 @@ def _legend(sweep: Sweep) -> Image.Image:
     goals = sweep.goals
     image = Image.new("RGB", (_LEAST_SHEET, 60), PAPER)
     draw = ImageDraw.Draw(image)
-    _star(draw, (9, 11), 9)
-    draw.text((26, 0), "best by score", INK, _font(16))
-    _diamond(draw, (188, 11), 8)
-    text = f"Pareto front: no other run is better in both {label_of(goals[0])} and {label_of(goals[1])}"
-    draw.text((204, 0), text, INK, _font(16))
+    font, left = Letters(16), 0.0
+    if sweep.starred:
+        _star(draw, (9, 11), 9)
+        words = "best by score" + (" of its case" if len(sweep.cases) > 1 else "")
+        font.write(draw, (26, 0), words, INK)
+        left = 26 + font.getlength(words) + 40
+    if sweep.marked_front:
+        _diamond(draw, (round(left) + 8, 11), 8)
+        left += 26
+        words = f"Pareto front: no other run{' of the case' if len(sweep.cases) > 1 else ''} is better in both"
+        font.write(draw, (left, 0), f"{words} {label_of(goals[0])} and {label_of(goals[1])}", INK)
+    else:
+        font.write(draw, (left, 0), sweep.ranking_note, INK)
     left = 0.0
     for name in (SCORE, *goals):
         better = "lower" if lower_is_better(name) else "higher"
         text = f"{label_of(name)} ({name}): {ALL_MEASURES[name].range.partition(';')[0]}, {better} is better"
-        draw.text((left, 34), text, SOFT, _font(14))
-        left += _font(14).getlength(text) + 40
+        Letters(14).write(draw, (left, 34), text, SOFT)
+        left += Letters(14).getlength(text) + 40
     return image
 
 
@@ -258,13 +289,6 @@ def _fitted(image: Image.Image, box: tuple[int, int]) -> Image.Image:
     return ImageOps.contain(image, box, Image.Resampling.LANCZOS)
 
 
-def _cut(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    """`text`, cut with an ellipsis to what fits into `width` px."""
-    while len(text) > 1 and font.getlength(text) > width:
-        text = text[:-2].rstrip() + "…"
-    return text
-
-
 def _star(draw: ImageDraw.ImageDraw, centre: Corner, radius: int) -> None:
     reach = [radius, 0.42 * radius] * 5
     corners = [(r * sin(index * pi / 5), -r * cos(index * pi / 5)) for index, r in enumerate(reach)]
@@ -274,10 +298,3 @@ def _star(draw: ImageDraw.ImageDraw, centre: Corner, radius: int) -> None:
 def _diamond(draw: ImageDraw.ImageDraw, centre: Corner, radius: int) -> None:
     x, y = centre
     draw.polygon([(x, y - radius), (x + radius, y), (x, y + radius), (x - radius, y)], FRONT)
-
-
-@cache
-def _font(size: int, *, bold: bool = False, mono: bool = False) -> ImageFont.FreeTypeFont:
-    """DejaVu, which matplotlib carries: unlike Pillow's own font it has letters beyond ASCII."""
-    name = f"DejaVuSans{'Mono' if mono else ''}{'-Bold' if bold else ''}.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", name)), size)

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from nst_exp.report.axes import Layout
-from nst_exp.report.points import COSTS, DONE, SCORE, Sweep, label_of, table
+from nst_exp.report.cases import SCORE
+from nst_exp.report.points import COSTS, DONE, Sweep, label_of, table
 
 _PADDING = 2  # letters between columns
 
@@ -30,13 +31,15 @@ def print_table(sweep: Sweep, layout: Layout, console: Console) -> None:
     for point in sweep.points:
         if point.error:
             console.print(f"run {point.number} failed: {point.error}", style="red", markup=False, soft_wrap=True)
+    if sweep.ranking_note:
+        console.print(sweep.ranking_note, style="dim", markup=False, soft_wrap=True)
 
 
 def csv_of(sweep: Sweep, layout: Layout) -> str:
     """Every run with what varies, measures, costs and its command, in the order of the layout."""
     frame = table(sweep)
     varies = [axis.name for axis in layout.axes]
-    columns = ["run", "status", *varies, *sweep.numbers, "on_front", "error", "folder"]
+    columns = ["run", "status", "case", *varies, *sweep.numbers, "best", "on_front", "error", "folder"]
     frame = frame[[name for name in dict.fromkeys(columns) if name in frame]]
     commands = pd.Series([point.command for point in sweep.points], dtype=object, index=frame.index)
     order = {point.number: place for place, point in enumerate(layout.points)}
@@ -52,7 +55,7 @@ def _rows(sweep: Sweep, layout: Layout) -> list[dict[str, str]]:
     names.sort(key=lambda name: name not in (SCORE, *sweep.goals))  # these first, else as they are
     rows = []
     for point in layout.points:
-        marks = ["best"] * (point == sweep.best) + ["front"] * (point.number in sweep.front)
+        marks = ["best"] * (point.number in sweep.starred) + ["front"] * (point.number in sweep.marked_front)
         row = {"run": str(point.number), "": " ".join(marks)} | layout.swept(point)
         row |= {"status": point.status} if is_mixed else {}
         rows.append(row | {label_of(name): _number(point.numbers.get(name)) for name in (*names, *costs)})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from nst_exp.judgement import Pair, measure
 from nst_exp.ledger import Ledger
 from nst_exp.media.frame_conversion import resize
 from nst_exp.media.image import from_uint8, sha256_of, write_image
+from nst_exp.media.sound import plan_sound
+from nst_exp.media.timing import Ending, ending_of
 from nst_exp.media.video import Clip, Cut, Frame, read_frames
 from nst_exp.media.video_writer import CODECS, suffix_with_sound, write_clip
 from nst_exp.memory import peak_mb
@@ -140,14 +143,19 @@ class Film:
 
 
 def log_treatment(film: Film) -> None:
-    """Say in one log line what is unusual about the source, and what is done about it."""
-    words = _treatment(film)
+    """Say in one log line what is unusual about the source and what becomes of its sound; a loss is a warning."""
+    source = _sound_of(film)
+    plan = plan_sound(source, CODECS[film.config.video.codec].suffix) if source else None
+    words = (*film.clip.treatment, *(plan.words if plan else ()))
     if words:
-        _log.info("content: %s", "; ".join((film.clip.summary, *words)))
+        level = logging.WARNING if plan and plan.lossy else logging.INFO
+        _log.log(level, "content: %s", "; ".join((film.clip.summary, *words)))
 
 
-def _treatment(film: Film) -> tuple[str, ...]:
-    return film.clip.treatment
+def _sound_of(film: Film) -> Clip | None:
+    """The source if its sound goes along, which animations cannot hold."""
+    wanted = film.config.video.sound and film.clip.has_sound and CODECS[film.config.video.codec].encoder
+    return film.clip if wanted else None
 
 
 def finish_film(film: Film, failure: InputError | None) -> dict[str, Any]:
@@ -186,15 +194,43 @@ def write_clips(film: Film) -> dict[str, Path]:
     if not film.frames.indices(pass_):
         return {}
     _write_trace(film, pass_)
-    codec = CODECS[video.codec]
-    sound = clip if video.sound and clip.has_sound and codec.encoder else None
+    codec, sound = CODECS[video.codec], _sound_of(film)
     suffix = suffix_with_sound(codec, clip) if sound else codec.suffix
     wanted = {"clip": (CLIP, _pictures), "side_by_side": (SIDE_BY_SIDE, _pairs)}
     files = {what: film.folder.path / f"{name}{suffix}" for what, (name, _) in wanted.items() if what in video.write}
     for what, path in files.items():
-        pictures, rate = wanted[what][1](film, pass_), Fraction(clip.rate / video.every)
-        write_clip(path, pictures, codec, time_base=clip.time_base, rate=rate, sound_of=sound)
+        _write(film, path, partial(wanted[what][1], film, pass_), sound, _ending(film, pass_))
     return files
+
+
+def _write(
+    film: Film,
+    path: Path,
+    pictures: Callable[[], Iterator[tuple[int, Levels]]],
+    sound: Clip | None,
+    ending: Ending,
+) -> None:
+    """Write pictures with sound, or if that fails without."""
+    clip, video = film.clip, film.config.video
+    write = partial(write_clip, path, codec=CODECS[video.codec], time_base=clip.time_base, end=ending.pts)
+    rate = Fraction(clip.rate / video.every)
+    if sound is not None:
+        try:
+            write(frames=pictures(), rate=rate, sound_of=sound, sound_to_end=ending.of_source)
+        except (InputError, ValueError) as error:
+            _log.warning("%s; it is written again, without sound", error)
+        else:
+            return
+    write(frames=pictures(), rate=rate)
+
+
+def _ending(film: Film, pass_: int) -> Ending:
+    clip, index = film.clip, film.frames.indices(pass_)[-1]
+    pts = int(film.frames.numbers(pass_, index)["pts"])
+    try:
+        return ending_of(clip, pts, film.config.video.every)
+    except OSError:  # the source is gone, which may not cost what is painted
+        return Ending(pts + max(1, round(1 / (clip.rate * clip.time_base))), of_source=False)
 
 
 def _finished_pass(film: Film) -> int:

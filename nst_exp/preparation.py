@@ -246,7 +246,7 @@ def frame_size(plan: Plan) -> tuple[int, int]:
 
 
 def _check_frame_size(plan: Plan, size: tuple[int, int], least: int) -> None:
-    from nst_exp.media.video_writer import CODECS
+    from nst_exp.media.video_writer import CODECS, check_writable
 
     codec, frames = plan.config.video.codec, f"{size[0]}x{size[1]} px"
     if min(size) < least:
@@ -257,6 +257,8 @@ def _check_frame_size(plan: Plan, size: tuple[int, int], least: int) -> None:
         )
     if min(size) < CODECS[codec].least:
         raise InputError(f"video.codec={codec}: frames of {frames}, at least {CODECS[codec].least} px needed")
+    sides = 2 if "side_by_side" in plan.config.video.write and plan.clip is not None else 1
+    check_writable(codec, (sides * size[0], size[1]))
 
 
 def cut_of(config: RunConfig) -> Cut:

@@ -45,6 +45,8 @@ def write(
         if rotation:
             video.set_display_rotation(rotation)
         audio: Any = output.add_stream(sound, rate=48000, layout="mono") if sound else None
+        if sound and sound.startswith("wma"):  # which has no default that it takes
+            audio.codec_context.bit_rate = 96_000
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(scene(index, *size), format="rgb24").reformat(format=pixels)
             frame.pts = stamps[index] if stamps else index

@@ -1,28 +1,229 @@
-"""The sound of a video, as it is copied into another one."""
+"""The sound of a video, brought into another one: packets are copied where the container holds them, else encoded anew.
+
+What becomes of each track is decided, by trying, before anything is painted. Nothing that goes wrong with sound while
+a video is written may cost its pictures: the track ends there, with a warning.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import av
+import av.error
 
 from nst_exp.media.video import Clip
 
+FORMATS = {".mp4": "mp4", ".webm": "webm", ".mkv": "matroska"}
+
+# What players understand in these containers; FFmpeg would write more.
+_COPIED = {
+    ".mp4": frozenset(("aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus", "flac")),
+    ".webm": frozenset(("opus", "libopus", "vorbis", "libvorbis")),
+}
+_ENCODERS = {".mp4": "aac", ".webm": "libopus", ".mkv": "libopus"}
+_NAMES = {"aac": "AAC", "libopus": "Opus"}
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # other ones are mixed down to stereo
+_BITS = 96_000  # a second and channel
+_TRIED = 64  # packets from which it is decided whether a track can be decoded
+_LEAD = Fraction(1, 10)  # s of packets before the picture, which MP4 lets decoders warm up on and then trims
+_ERRORS = (av.error.FFmpegError, ValueError, AttributeError, NotImplementedError)  # what PyAV raises for odd streams
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Track:
+    """What becomes of an audio stream.
+
+    Attributes:
+        index: of the stream in its file.
+        codec: FFmpeg's name of it, empty for one that FFmpeg does not know.
+        encoder: FFmpeg's name of the encoder; None if packets are copied.
+        rate: samples a second, of the encoder.
+        layout: FFmpeg's name of the channels, of the encoder.
+    """
+
+    index: int
+    codec: str
+    encoder: str | None = None
+    rate: int = 48000
+    layout: str = "stereo"
+
+
+@dataclass(frozen=True)
+class SoundPlan:
+    """What becomes of a video's sound.
+
+    Attributes:
+        suffix: of the file to write, which says its container.
+        tracks: those that go along.
+        words: what is done about each track, for the log.
+        lossy: whether a track is encoded anew or left out.
+    """
+
+    suffix: str
+    tracks: tuple[Track, ...] = ()
+    words: tuple[str, ...] = ()
+    lossy: bool = False
+
+
+def plan_sound(clip: Clip, suffix: str) -> SoundPlan:
+    """Decide what becomes of the sound of `clip` in a file of this suffix.
+
+    If its container cannot hold all tracks as they are, but Matroska can, the file becomes Matroska.
+    """
+    if not clip.has_sound:
+        return SoundPlan(suffix)
+    with contextlib.suppress(*_ERRORS, OSError):
+        samples = _samples(clip)
+        for container in dict.fromkeys((suffix, ".mkv")):
+            plans = [_copied(sample, container) for sample in samples]
+            if all(track or not sample.decoded for track, sample in zip(plans, samples, strict=True)) and any(plans):
+                return _plan(container, samples, plans)
+        return _plan(suffix, samples, [_copied(one, suffix) or _encoded(one, suffix) for one in samples])
+    return SoundPlan(suffix, words=("sound: left out, it cannot be read",), lossy=True)
+
+
+def _plan(suffix: str, samples: Sequence[_Sample], tracks: Sequence[Track | None]) -> SoundPlan:
+    words = []
+    for number, (sample, track) in enumerate(zip(samples, tracks, strict=True), 1):
+        name = "sound" if len(samples) == 1 else f"sound track {number}"
+        codec = sample.codec or "of a codec unknown to FFmpeg"
+        if track is None:
+            words.append(f"{name}: {codec}, left out, it cannot be decoded")
+        elif track.encoder:
+            words.append(f"{name}: {codec}, encoded to {_NAMES[track.encoder]}")
+        else:
+            words.append(f"{name}: {codec}, copied")
+    kept = tuple(track for track in tracks if track)
+    return SoundPlan(suffix, kept, tuple(words), lossy=any(track is None or track.encoder for track in tracks))
+
+
+# --- trying ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The beginning of an audio stream.
+
+    Attributes:
+        frame: the first one decoded; None if nothing can be.
+    """
+
+    clip: Clip
+    index: int
+    codec: str
+    frame: av.AudioFrame | None
+
+    @property
+    def decoded(self) -> bool:
+        return self.frame is not None
+
+
+def _samples(clip: Clip) -> list[_Sample]:
+    with av.open(str(clip.path)) as container:
+        streams = [(stream.index, _codec_name(stream)) for stream in container.streams.audio]
+    return [_Sample(clip, index, codec, _first_frame(clip, index) if codec else None) for index, codec in streams]
+
+
+def _codec_name(stream: Any) -> str:
+    return stream.codec_context.name if stream.codec_context is not None else ""
+
+
+def _first_frame(clip: Clip, index: int) -> av.AudioFrame | None:
+    with av.open(str(clip.path)) as container:
+        stream: Any = container.streams[index]
+        for packet in itertools.islice(container.demux(stream), _TRIED):
+            with contextlib.suppress(*_ERRORS):
+                for frame in stream.codec_context.decode(packet if packet.size else None):
+                    if frame.samples:
+                        return frame
+    return None
+
+
+def _copied(sample: _Sample, suffix: str) -> Track | None:
+    """The track as a copy, if the container takes its first packets."""
+    if not sample.codec or (suffix in _COPIED and sample.codec not in _COPIED[suffix]):
+        return None
+    try:
+        with av.open(str(sample.clip.path)) as source, _scratch(suffix) as output:
+            stream: Any = source.streams[sample.index]
+            copy = output.add_stream_from_template(stream)
+            for packet in itertools.islice(source.demux(stream), 4):
+                if packet.size and packet.pts is not None:
+                    packet.stream = copy
+                    output.mux(packet)
+    except _ERRORS:
+        return None
+    return Track(sample.index, sample.codec)
+
+
+def _encoded(sample: _Sample, suffix: str) -> Track | None:
+    """The track encoded anew, if it can be decoded."""
+    if sample.frame is None:
+        return None
+    encoder, heard = _ENCODERS[suffix], sample.frame.sample_rate
+    rate = 48000 if encoder == "libopus" else min((r for r in _AAC_RATES if r >= heard), default=48000)
+    layout = _LAYOUTS.get(sample.frame.layout.nb_channels, "stereo")
+    track = Track(sample.index, sample.codec, encoder, rate, layout)
+    return track if _encodes(track, suffix) else replace(track, layout="stereo")
+
+
+def _encodes(track: Track, suffix: str) -> bool:
+    try:
+        with _scratch(suffix) as output:
+            _add_encoder(output, track)
+            output.start_encoding()
+    except _ERRORS:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _scratch(suffix: str) -> Iterator[Any]:
+    """A file in memory of this container."""
+    with av.open(io.BytesIO(), "w", format=FORMATS[suffix]) as output:
+        yield output
+
+
+def _add_encoder(output: Any, track: Track) -> Any:
+    stream = output.add_stream(track.encoder, rate=track.rate, layout=track.layout)
+    stream.codec_context.bit_rate = _BITS * stream.codec_context.layout.nb_channels
+    return stream
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
+
 
 class Sound:
-    """Copies the audio packets of a clip into another as time goes on."""
+    """Brings the tracks of a video's sound into another one as time goes on; time 0 there is `begin` in the source.
 
-    def __init__(self, output: Any, source: Clip) -> None:
-        self._output = output
+    Args:
+        begin: s, in the source, when the first written picture is shown.
+        end: s, in the source, when the sound ends; None: with the source.
+    """
+
+    def __init__(self, output: Any, source: Clip, plan: SoundPlan, begin: Fraction, end: Fraction | None) -> None:
+        self._end = end
         self._source = av.open(str(source.path))
-        streams = self._source.streams.audio
-        self._copies = {stream.index: output.add_stream_from_template(stream) for stream in streams}
-        self._packets = self._source.demux(streams)
+        lead = _LEAD if plan.suffix == ".mp4" else Fraction(0)
+        self._tracks: dict[int, _Copy | _Encoding] = {}
+        for track in plan.tracks:
+            stream = self._source.streams[track.index]
+            if track.encoder:
+                self._tracks[track.index] = _Encoding(output, track, begin, end)
+            else:
+                self._tracks[track.index] = _Copy(output, stream, begin, lead)
+        self._packets = self._source.demux([self._source.streams[index] for index in self._tracks])
         self._next: Any = None
-        picture = self._source.streams.video[0]
-        self._begin = (picture.start_time or 0) * (picture.time_base or 1)
-        self._from: Fraction | None = None
 
     def __enter__(self) -> Sound:
         return self
@@ -30,22 +231,126 @@ class Sound:
     def __exit__(self, *_: object) -> None:
         self._source.close()
 
-    def copy_until(self, time: Fraction | None) -> None:
-        """Copy what begins before `time`, in s, or all that is left; the first call says where the pictures begin."""
-        if self._from is None:
-            whole = time is None or time <= self._begin  # with what encoders put before the first picture
-            self._from = Fraction(-(10**9)) if whole else time
-        while (packet := self._peek()) is not None and (time is None or packet.pts * packet.time_base <= time):
+    def write_until(self, time: Fraction) -> None:
+        """Write what begins before `time`, in s of the source."""
+        until = time if self._end is None else min(time, self._end)
+        while (packet := self._peek()) is not None and packet.pts * packet.time_base < until:
             self._next = None
-            if (packet.pts + (packet.duration or 0)) * packet.time_base > self._from:
-                packet.stream = self._copies[packet.stream_index]
-                self._output.mux(packet)
+            self._feed(packet.stream_index, packet)
+
+    def finish(self) -> None:
+        """Write all that is left."""
+        self.write_until(Fraction(10**12))
+        for index in list(self._tracks):
+            self._feed(index, None)
+
+    def _feed(self, index: int, packet: Any | None) -> None:
+        """Give a track its next packet, None after the last; the track ends where that fails."""
+        track = self._tracks.get(index)
+        if track is None:
+            return
+        try:
+            if packet is None:
+                track.finish()
+            else:
+                track.write(packet)
+        except _ERRORS as error:
+            _log.warning("sound: a track ends here: %s", getattr(error, "strerror", None) or error)
+            del self._tracks[index]
 
     def _peek(self) -> Any:
         while self._next is None:
-            self._next = next(self._packets, None)
+            try:
+                self._next = next(self._packets, None)
+            except _ERRORS as error:
+                _log.warning("sound: it ends here: %s", getattr(error, "strerror", None) or error)
+                self._packets = iter(())
             if self._next is None:
                 return None
-            if self._next.pts is None:  # the last packet, empty
+            if not self._next.size or (self._next.pts is None and self._next.dts is None):
                 self._next = None
+            elif self._next.pts is None:
+                self._next.pts = self._next.dts
         return self._next
+
+
+class _Copy:
+    """A track whose packets are copied."""
+
+    def __init__(self, output: Any, stream: Any, begin: Fraction, lead: Fraction) -> None:
+        self._output, self._begin = output, begin
+        self._stream = output.add_stream_from_template(stream)
+        padding = Fraction(_padding(stream), stream.codec_context.sample_rate or 48000)
+        self._from = begin - max(lead, padding)
+
+    def write(self, packet: Any) -> None:
+        if packet.pts * packet.time_base < self._from:
+            return
+        shift = round(self._begin / packet.time_base)
+        packet.pts -= shift
+        packet.dts = packet.pts  # sound is decoded in order
+        packet.stream = self._stream
+        self._output.mux(packet)
+
+    def finish(self) -> None:
+        """Nothing waits."""
+
+
+def _padding(stream: Any) -> int:
+    """Samples before the first that is heard, which the decoder drops."""
+    return int(getattr(stream.codec_context, "initial_padding", 0) or 0)
+
+
+class _Encoding:
+    """A track that is decoded, cut to the sample and encoded anew; gaps become silence."""
+
+    def __init__(self, output: Any, track: Track, begin: Fraction, end: Fraction | None) -> None:
+        self._output, self._track, self._begin, self._end = output, track, begin, end
+        self._stream = _add_encoder(output, track)
+        self._graph: av.filter.Graph | None = None
+
+    def write(self, packet: Any) -> None:
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:  # a gap, which becomes silence
+            return
+        for frame in frames:
+            if self._graph is None:
+                self._graph = self._graph_for(frame)
+            self._graph.push(frame)
+            self._encode_what_is_ready()
+
+    def finish(self) -> None:
+        if self._graph is None:
+            return
+        with contextlib.suppress(av.error.EOFError):
+            self._graph.push(None)
+        self._encode_what_is_ready()
+        self._output.mux(self._stream.encode(None))
+
+    def _encode_what_is_ready(self) -> None:
+        assert self._graph is not None
+        with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
+            while True:
+                self._output.mux(self._stream.encode(self._graph.pull()))
+
+    def _graph_for(self, frame: av.AudioFrame) -> av.filter.Graph:
+        """Filters that cut, let time begin at 0, and bring samples into the encoder's form."""
+        track, begin = self._track, float(self._begin)
+        end = "" if self._end is None else f":end={float(self._end):.6f}"
+        graph = av.filter.Graph()
+        sample_format = self._stream.codec_context.format.name
+        filters = (
+            graph.add_abuffer(
+                sample_rate=frame.sample_rate, format=frame.format, layout=frame.layout, time_base=frame.time_base
+            ),
+            graph.add("atrim", f"start={begin:.6f}{end}"),
+            graph.add("asetpts", f"PTS-{begin:.6f}/TB"),
+            graph.add("aresample", f"{track.rate}:async=1:first_pts=0"),
+            graph.add("aformat", f"sample_fmts={sample_format}:channel_layouts={track.layout}"),
+            graph.add("abuffersink"),
+        )
+        for before, after in itertools.pairwise(filters):
+            before.link_to(after)
+        graph.configure()
+        return graph

@@ -116,7 +116,7 @@ def probe(path: Path, name: str) -> Clip:
             raise InputError(f"{subject} cannot be read: it is empty")
         if frames is not None:
             with PillowImage.open(path) as image:
-                size, rate = image.size, 1 / (_shown_ms(image) * _MILLISECOND)
+                size, rate = image.size, 1 / (shown_ms(image) * _MILLISECOND)
             return Clip(path, size, rate, _MILLISECOND, frames, has_sound=False, animation=True)
         with av.open(str(path)) as container:
             return _described(path, container, subject)
@@ -188,10 +188,10 @@ def _animated(clip: Clip) -> Generator[Frame]:
             white = PillowImage.new("RGBA", image.size, "white")
             opaque = PillowImage.alpha_composite(white, image.convert("RGBA")).convert("RGB")
             yield Frame(index, pts, np.asarray(opaque))
-            pts += _shown_ms(image)
+            pts += shown_ms(image)
 
 
-def _shown_ms(image: PillowImage.Image) -> int:
+def shown_ms(image: PillowImage.Image) -> int:
     """How long the current frame is shown; browsers show for 100 ms what says 0."""
     image.load()
     return round(float(image.info.get("duration", 0))) or 100

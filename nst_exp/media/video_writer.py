@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +24,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from nst_exp.errors import InputError
 from nst_exp.media.frame_conversion import Levels
 from nst_exp.media.image import ASPECTS
-from nst_exp.media.sound import Sound
+from nst_exp.media.sound import FORMATS, Sound, SoundPlan, plan_sound
 from nst_exp.media.video import Clip
 
 
@@ -39,6 +39,7 @@ class Codec:
         options: of the encoder.
         even: whether both sides must be even.
         least: px, of either side.
+        tag: how the container names the codec, where its usual name is not the one that all players know.
     """
 
     encoder: str
@@ -47,6 +48,7 @@ class Codec:
     options: tuple[tuple[str, str], ...] = ()
     even: bool = False
     least: int = 2
+    tag: str = ""
 
 
 CODECS = {
@@ -57,7 +59,13 @@ CODECS = {
         "libx264", ".mp4", "yuv420p", (("crf", "16"), ("preset", "medium"), ("x264-params", "mbtree=0")), even=True
     ),
     "h265": Codec(
-        "libx265", ".mp4", "yuv420p", (("crf", "18"), ("x265-params", "log-level=none")), even=True, least=64
+        "libx265",
+        ".mp4",
+        "yuv420p",
+        (("crf", "18"), ("x265-params", "log-level=none")),
+        even=True,
+        least=64,
+        tag="hvc1",
     ),
     "vp9": Codec("libvpx-vp9", ".webm", "yuv420p", (("crf", "24"), ("b", "0"), ("row-mt", "1")), even=True),
     "av1": Codec("libsvtav1", ".mp4", "yuv420p", (("crf", "24"), ("preset", "8")), even=True),
@@ -76,6 +84,30 @@ def fitted_size(stored: tuple[int, int], size: int, aspect: str, *, even: bool) 
     return max(step, step * round(width / step)), max(step, step * round(height / step))
 
 
+def check_writable(codec: str, size: tuple[int, int]) -> None:
+    """Refuse a codec whose encoder is missing here or does not take pictures of this (width, height).
+
+    Raises:
+        InputError: naming the codec.
+    """
+    choice = CODECS[codec]
+    if not choice.encoder:
+        if max(size) > _MOST_PX[choice.suffix]:
+            most = f"at most {_MOST_PX[choice.suffix]} px are possible"
+            raise InputError(f"video.codec={codec}: pictures of {size[0]}x{size[1]} px, {most}")
+        return
+    try:
+        context: Any = av.CodecContext.create(choice.encoder, "w")
+    except (av.error.FFmpegError, ValueError) as error:
+        raise InputError(f"video.codec={codec}: this FFmpeg has no encoder {choice.encoder}") from error
+    try:
+        context.width, context.height, context.pix_fmt = *size, choice.pixels
+        context.time_base, context.options = Fraction(1, 25), dict(choice.options)
+        context.open()
+    except (av.error.FFmpegError, ValueError) as error:
+        raise InputError(f"video.codec={codec}: its encoder does not take {size[0]}x{size[1]} px") from error
+
+
 def write_clip(
     path: Path,
     frames: Iterable[tuple[int, Levels]],
@@ -83,16 +115,18 @@ def write_clip(
     *,
     time_base: Fraction,
     rate: Fraction,
+    end: int | None = None,
     sound_of: Clip | None = None,
     sound_to_end: bool = True,
 ) -> None:
-    """Write a clip, all or nothing; with the sound of another one, its packets copied as they are.
+    """Write a clip, all or nothing; with the sound of another one. It begins at 0, whenever its first frame was.
 
     Args:
         frames: time stamps in units of `time_base`, rising, and levels of one size.
         rate: frames a second, for players that ask.
+        end: when the last frame ends, in units of `time_base`; None: after a frame's usual time.
         sound_of: whose audio goes along, from the first frame on; None for silence.
-        sound_to_end: whether all the rest of it goes along, or only what is heard until the last frame.
+        sound_to_end: whether all the rest of it goes along, or only what is heard until `end`.
 
     Raises:
         InputError: if the file cannot be written.
@@ -101,9 +135,9 @@ def write_clip(
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         if not codec.encoder:
-            _write_animation(temporary, frames, codec, time_base, rate)
+            _write_animation(temporary, frames, codec, time_base, rate, end)
         else:
-            _write_video(temporary, frames, codec, time_base, rate, sound_of, sound_to_end=sound_to_end)
+            _write_video(temporary, frames, codec, time_base, rate, end, sound_of, sound_to_end=sound_to_end)
         os.replace(temporary, path)
     except (OSError, av.error.FFmpegError) as error:
         raise InputError(f"{str(path)!r} cannot be written: {getattr(error, 'strerror', None) or error}") from error
@@ -113,32 +147,55 @@ def write_clip(
 
 def suffix_with_sound(codec: Codec, clip: Clip) -> str:
     """The suffix for a clip of `codec` with the sound of `clip`: Matroska where the usual container cannot hold it."""
-    if not clip.has_sound or not codec.encoder:
-        return codec.suffix
-    with av.open(str(clip.path)) as container:
-        names = {stream.codec_context.name for stream in container.streams.audio}
-    return codec.suffix if names <= _SOUND.get(codec.suffix, names) else ".mkv"
+    return plan_sound(clip, codec.suffix).suffix if codec.encoder else codec.suffix
 
 
-# What players understand in these containers; FFmpeg would write more.
-_SOUND = {
-    ".mp4": frozenset(("aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus", "flac")),
-    ".webm": frozenset(("opus", "libopus", "vorbis", "libvorbis")),
-}
-_FORMATS = {".mp4": "mp4", ".webm": "webm", ".mkv": "matroska"}
-_SAME_BYTES = {"fflags": "+bitexact"}  # Matroska would write random identifiers
+_OPTIONS = {"fflags": "+bitexact"}  # Matroska would write random identifiers
+_MP4_OPTIONS = {"movflags": "+faststart"}  # browsers can play before they have the whole file
+_MOST_PX = {".gif": 65535, ".webp": 16383}  # of either side, as the formats have it
+# How fine these formats count, in s, and the least count that browsers show for as long as it says, not for 100 ms.
+_TICKS = {".gif": (Fraction(1, 100), 2), ".webp": (Fraction(1, 1000), 11)}
 
 
 def _write_animation(
-    path: Path, frames: Iterable[tuple[int, Levels]], codec: Codec, time_base: Fraction, rate: Fraction
+    path: Path,
+    frames: Iterable[tuple[int, Levels]],
+    codec: Codec,
+    time_base: Fraction,
+    rate: Fraction,
+    end: int | None,
 ) -> None:
     stamps, pictures = zip(*frames, strict=True)
-    shown = [round((after - before) * time_base * 1000) for before, after in itertools.pairwise(stamps)]
-    shown.append(shown[-1] if shown else round(1000 / rate))
+    tick, least = _TICKS[codec.suffix]
+    end = end if end is not None else stamps[-1] + round(1 / (rate * time_base))
+    begins = [round((stamp - stamps[0]) * time_base / tick) for stamp in (*stamps, end)]
+    shown = _durations(begins, least)
     options: dict[str, Any] = {"lossless": False, "quality": 90} if codec.suffix == ".webp" else {}
     imageio.imwrite(
-        path, np.stack(pictures), plugin="pillow", extension=codec.suffix, duration=shown, loop=0, **options
+        path,
+        np.stack([pictures[index] for index in shown]),
+        plugin="pillow",
+        extension=codec.suffix,
+        duration=[int(ticks * tick * 1000) for ticks in shown.values()],
+        loop=0,
+        **options,
     )
+
+
+def _durations(begins: Sequence[int], least: int) -> dict[int, int]:
+    """Which pictures are shown, and for how many ticks each.
+
+    A picture that would be shown for less than `least` gives its time to the one before it; the sum stays the same.
+
+    Args:
+        begins: when each picture begins, and at last when all end, in ticks from 0.
+    """
+    shown = [0]
+    for index in range(1, len(begins) - 1):
+        if begins[index] - begins[shown[-1]] >= least and begins[-1] - begins[index] >= least:
+            shown.append(index)
+    ends = [*(begins[index] for index in shown[1:]), max(begins[-1], least)]
+    return {index: after - begins[index] for index, after in zip(shown, ends, strict=True)}
 
 
 def _write_video(
@@ -147,30 +204,61 @@ def _write_video(
     codec: Codec,
     time_base: Fraction,
     rate: Fraction,
+    end: int | None,
     sound_of: Clip | None,
     *,
     sound_to_end: bool,
 ) -> None:
-    suffix = codec.suffix if sound_of is None else suffix_with_sound(codec, sound_of)
+    first, rest = _first_and_all(frames)
+    plan = plan_sound(sound_of, codec.suffix) if sound_of else SoundPlan(codec.suffix)
+    options = _OPTIONS | (_MP4_OPTIONS if plan.suffix == ".mp4" else {})
     with contextlib.ExitStack() as stack:
-        output = stack.enter_context(av.open(str(path), "w", format=_FORMATS[suffix], options=_SAME_BYTES))
+        output = stack.enter_context(av.open(str(path), "w", format=FORMATS[plan.suffix], options=options))
         video: Any = output.add_stream(codec.encoder, rate=rate, options=dict(codec.options))
-        sound = stack.enter_context(Sound(output, sound_of)) if sound_of and sound_of.has_sound else None
-        for pts, levels in frames:
+        sound = None
+        if sound_of and plan.tracks:
+            sound_end = None if sound_to_end or end is None else end * time_base
+            sound = stack.enter_context(Sound(output, sound_of, plan, first * time_base, sound_end))
+        last, waiting = first, None  # a packet waits, for the last frame says how long it is shown
+        for pts, levels in rest:
             if video.width != levels.shape[1]:
                 _configure(video, levels, codec, time_base)
             frame = _encodable(levels, codec)
-            frame.pts, frame.time_base = pts, time_base
-            output.mux(video.encode(frame))
+            frame.pts, frame.time_base, last = pts - first, time_base, pts
+            waiting = _mux_all_but_last(output, waiting, video.encode(frame))
             if sound:
-                sound.copy_until(pts * time_base)
-        output.mux(video.encode(None))
-        if sound and sound_to_end:
-            sound.copy_until(None)
+                sound.write_until(pts * time_base)
+        for packet in filter(None, [waiting, *video.encode(None)]):
+            if end is not None and packet.pts * packet.time_base == (last - first) * time_base:
+                packet.duration = max(1, round((end - last) * time_base / packet.time_base))
+            output.mux(packet)
+        if sound:
+            sound.finish()
+
+
+def _first_and_all(frames: Iterable[tuple[int, Levels]]) -> tuple[int, Iterator[tuple[int, Levels]]]:
+    """The first time stamp, and all frames."""
+    iterator = iter(frames)
+    first = next(iterator, None)
+    if first is None:
+        raise InputError("a video cannot be written without frames")
+    return first[0], itertools.chain([first], iterator)
+
+
+def _mux_all_but_last(output: Any, waiting: Any, packets: Sequence[Any]) -> Any:
+    """Write the packet that waited, and these; return the last of them instead, if there is one."""
+    if not packets:
+        return waiting
+    if waiting is not None:
+        output.mux(waiting)
+    output.mux(packets[:-1])
+    return packets[-1]
 
 
 def _configure(video: Any, levels: Levels, codec: Codec, time_base: Fraction) -> None:
     video.height, video.width, _ = levels.shape
+    if codec.tag:
+        video.codec_context.codec_tag = codec.tag
     video.pix_fmt, video.codec_context.time_base = codec.pixels, time_base
     if codec.pixels.startswith("yuv"):
         context = video.codec_context

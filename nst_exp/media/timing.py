@@ -1,0 +1,69 @@
+"""When the last painted frame of a video ends, as its source says."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import av.error
+
+from nst_exp.media.kind import open_animation
+from nst_exp.media.video import Clip, shown_ms, video_stream
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The end of a written video.
+
+    Attributes:
+        pts: when its last frame is no longer shown, in units of the source's `time_base`.
+        of_source: whether the source ends there, too.
+    """
+
+    pts: int
+    of_source: bool
+
+
+def ending_of(clip: Clip, pts: int, every: int) -> Ending:
+    """The end of a video whose last frame is shown from `pts` on, of whose source every `every`-th frame is taken.
+
+    The frame is shown until the next one that would have been taken, or until the source ends.
+    """
+    usual = max(1, round(1 / (clip.rate * clip.time_base)))
+    later, end = [], pts + usual
+    for stamp, duration in _spans(clip):
+        if stamp > pts:
+            later.append(stamp)
+        if stamp >= pts:
+            end = max(end if stamp > pts else 0, stamp + (duration or usual))
+    if len(later) >= every:
+        return Ending(heapq.nsmallest(every, later)[-1], of_source=False)
+    return Ending(end, of_source=True)
+
+
+def _spans(clip: Clip) -> Iterator[tuple[int, int]]:
+    """When each frame of a video begins, and for how long it is shown, 0 if that is not said; not in order."""
+    if clip.animation:
+        yield from _animated(clip)
+        return
+    with av.open(str(clip.path)) as container:
+        stream: Any = video_stream(container)
+        try:
+            for packet in container.demux(stream):
+                if packet.pts is not None:
+                    yield packet.pts, packet.duration or 0
+        except av.error.FFmpegError:  # a damaged file ends here
+            return
+
+
+def _animated(clip: Clip) -> Iterator[tuple[int, int]]:
+    stamp = 0
+    with open_animation(clip.path) as image:
+        for index in range(clip.frames or 0):
+            image.seek(index)
+            duration = shown_ms(image)
+            yield stamp, duration
+            stamp += duration

@@ -1,0 +1,108 @@
+"""When the frames of written videos are shown, and that players accept the files."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import clips
+import numpy as np
+import pytest
+from command import run_in_process
+from PIL import Image
+
+from nst_exp.errors import InputError
+from nst_exp.media.timing import ending_of
+from nst_exp.media.video import Cut, probe, read_frames
+from nst_exp.media.video_writer import CODECS, check_writable, write_clip
+
+
+def shown_ms(path: Path) -> list[int]:
+    """For how long each frame of an animation is shown."""
+    with Image.open(path) as image:
+        durations = []
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            image.load()
+            durations.append(round(image.info["duration"]))
+    return durations
+
+
+@pytest.mark.parametrize("codec", ["gif", "webp"])
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(30), Fraction(60000, 1001), Fraction(120), Fraction(240)])
+def test_animations_last_as_long_as_their_source(codec: str, rate: Fraction, tmp_path: Path) -> None:
+    """Kind: rates that an animation's clock cannot count, or that browsers show more slowly than the file says."""
+    frames = [(index, clips.scene(index % 16)) for index in range(24)]
+    path = tmp_path / f"a.{codec}"
+    write_clip(path, frames, CODECS[codec], time_base=1 / rate, rate=rate)
+    shown = shown_ms(path)
+    assert abs(sum(shown) - 24000 / rate) <= (5 if codec == "gif" else 0.5)
+    assert min(shown) >= (20 if codec == "gif" else 11)
+    assert len(shown) == 24 or rate > 50
+
+
+def test_uneven_animations_keep_each_moment(tmp_path: Path) -> None:
+    """A frame begins within half a tick of its moment, however many there are; the last is shown as long as it was."""
+    stamps = [7, 41, 74, 107, 207, 240, 1240]
+    frames = [(stamp, clips.scene(index)) for index, stamp in enumerate(stamps)]
+    write_clip(tmp_path / "a.gif", frames, CODECS["gif"], time_base=Fraction(1, 1000), rate=Fraction(25), end=1333)
+    begins = np.cumsum([0, *shown_ms(tmp_path / "a.gif")])
+    assert np.abs(begins - (np.array([*stamps, 1333]) - 7)).max() <= 5
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_very_short_animations_are_still_shown(frames: int, tmp_path: Path) -> None:
+    pictures = [(index, clips.scene(index)) for index in range(frames)]
+    write_clip(tmp_path / "a.webp", pictures, CODECS["webp"], time_base=Fraction(1, 500), rate=Fraction(500))
+    assert len(probe_or_one(tmp_path / "a.webp")) == 1
+
+
+def probe_or_one(path: Path) -> list[Image.Image]:
+    with Image.open(path) as image:
+        return [image.copy() for _ in range(getattr(image, "n_frames", 1))]
+
+
+@pytest.mark.parametrize(("name", "start"), [("a.ts", 0), ("a.mkv", 4), ("a.mp4", 4)])
+def test_a_video_begins_at_0_and_keeps_its_spacing(name: str, start: int, tmp_path: Path) -> None:
+    """Kind: sources, or parts of them, whose first frame is not at 0; time stamps keep their differences."""
+    rate = Fraction(25)
+    stamps = [50_000 * 25 + step for step in (0, 1, 2, 5, 6, 7, 9, 10)]
+    source = clips.write(tmp_path / name, 8, stamps=stamps, rate=rate)
+    clip = probe(source, "content")
+    frames = [(frame.pts, frame.levels) for frame in read_frames(clip, Cut(start), on_corrupt="error", name="content")]
+    ending = ending_of(clip, frames[-1][0], 1)
+    assert ending.of_source
+    for codec in ("h264", "vp9", "ffv1"):
+        path = tmp_path / f"out{CODECS[codec].suffix}"
+        write_clip(path, frames, CODECS[codec], time_base=clip.time_base, rate=rate, end=ending.pts)
+        expected = [float(Fraction(stamp - stamps[start], 25)) for stamp in stamps[start:]]
+        assert [float(stamp) for stamp in clips.stamps_of(path)] == pytest.approx(expected, abs=0.001)
+        with av.open(str(path)) as container:
+            assert container.duration / 1e6 == pytest.approx(expected[-1] + 0.04, abs=0.01)
+
+
+@pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
+def test_mp4_is_as_players_want_it(codec: str, tmp_path: Path) -> None:
+    """Kind: files that FFmpeg plays, but other players refuse, or only after they have all of them."""
+    frames = [(index, clips.scene(index, 64, 64)) for index in range(3)]
+    path = tmp_path / "a.mp4"
+    write_clip(path, frames, CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
+    data = path.read_bytes()
+    assert data.index(b"moov") < data.index(b"mdat")
+    with av.open(str(path)) as container:
+        assert (
+            container.streams.video[0].codec_context.codec_tag == {"h264": "avc1", "h265": "hvc1", "av1": "av01"}[codec]
+        )
+
+
+def test_what_an_encoder_does_not_take_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: a codec that is missing, or that cannot hold pictures of this size, is refused before painting."""
+    for codec, size in (("webp", (16384, 64)), ("gif", (64, 70000)), ("h264", (40000, 64)), ("vp9", (70000, 64))):
+        with pytest.raises(InputError, match=f"video.codec={codec}: .*{size[0]}x{size[1]} px"):
+            check_writable(codec, size)
+    monkeypatch.setitem(CODECS, "h264", CODECS["h264"].__class__("libnothing", ".mp4", "yuv420p"))
+    source = clips.write(tmp_path / "a.mp4", 2)
+    outcome = run_in_process(f"content={source}", folder=tmp_path)
+    assert outcome.code == 1
+    assert "video.codec=h264: this FFmpeg has no encoder libnothing" in outcome.stderr

@@ -13,9 +13,11 @@ import clips
 import numpy as np
 import pytest
 from av.filter import Graph
+from command import OUT, run_in_process
 from PIL import Image
 
 from nst_exp.errors import InputError
+from nst_exp.media.camera import Camera, find_camera
 from nst_exp.media.frame_conversion import levels_of
 from nst_exp.media.kind import kind_of
 from nst_exp.media.video import Clip, Cut, probe, read_frames
@@ -132,6 +134,13 @@ def test_pixels_that_are_not_square(aspect: Fraction, turned: bool, tmp_path: Pa
     assert clip.treatment[0] == (
         f"pixels {aspect.numerator}:{aspect.denominator}: shown at {clip.size[0]}x{clip.size[1]}"
     )
+
+
+def test_a_camera_with_pixels_that_are_not_square() -> None:
+    device = find_camera("testsrc=size=64x48:rate=25,setsar=2", "lavfi")
+    with Camera(device) as camera:
+        assert camera.newest().levels.shape == (48, 128, 3)
+    assert device.size == (128, 48)
 
 
 def test_a_senseless_pixel_shape_is_ignored(tmp_path: Path) -> None:
@@ -326,7 +335,7 @@ def test_transparent_clips_lie_over_white(name: str, tmp_path: Path) -> None:
     assert "transparent: laid over white" in opened(path).treatment
 
 
-@pytest.mark.parametrize("file", ["a.png", "a.webp", "a.gif"])
+@pytest.mark.parametrize("file", ["a.png", "a.webp", "a.gif", "a.avif"])
 def test_transparent_animations_lie_over_white(file: str, tmp_path: Path) -> None:
     """The same of animations, which Pillow reads."""
     pictures = []
@@ -340,3 +349,27 @@ def test_transparent_animations_lie_over_white(file: str, tmp_path: Path) -> Non
         expected = np.full((HEIGHT, WIDTH, 3), 255)
         expected[:, left : left + 8] = (200, 40, 60)
         assert far(frame, expected) < 8
+
+
+# --- the command -----------------------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_is_done_about_an_unusual_clip(tmp_path: Path) -> None:
+    """One log line at the start names what is unusual and what is done about it; the clip comes out in that shape."""
+
+    def set_up(stream: Any) -> None:
+        stream.codec_context.sample_aspect_ratio = Fraction(1, 2)
+        stream.set_display_rotation(0, hflip=True)
+
+    path = tmp_path / "a.mp4"
+    encode(path, interlaced("tff", 3), "libx264", set_up=set_up, options={"x264-params": "tff=1"})
+    quick = ("steps=1", "video.mode=independent", "video.write=[clip]")
+    outcome = run_in_process(f"content={path}", *quick, folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    told = [line for line in (outcome.stdout + outcome.stderr).splitlines() if "content: " in line]
+    assert len(told) == 1
+    assert told[0].endswith(
+        "content: 64x96, 25 frames/s; interlaced (top field first): deinterlaced; pixels 1:2: shown at 64x96; "
+        "stored mirrored: set upright"
+    )
+    assert clips.levels_of(tmp_path / OUT / "pastiche.mp4")[0].shape == (32, 22, 3)

@@ -131,8 +131,8 @@ def _fetched(what: str, uri: str | None) -> Path:
         _download(client, store.uri, children, folder)
     except (OSError, MlflowException) as error:
         raise InputError(f"{what}: {' '.join(str(error).split())}") from error
-    command = shlex.split(parent.data.tags.get("overrides", ""))
-    write_json(folder / _SWEEP, {"overrides": command, "mlflow_run_id": parent.info.run_id})
+    command = tracking.sweep_command(client, parent)
+    write_json(folder / _SWEEP, {"key": "", "overrides": command, "mlflow_run_id": parent.info.run_id})
     return folder
 
 
@@ -210,10 +210,10 @@ def _download(client: Any, uri: str, runs: Sequence[Any], folder: Path) -> Path:
 
 
 def _numbers(runs: Sequence[Any]) -> list[int]:
-    """The runs' numbers in their sweep, with which their names begin; without these they are counted."""
-    found = [re.match(r"(\d+):", run.info.run_name or "") for run in runs]
-    numbers = [int(match[1]) for match in found if match]
-    return numbers if len(set(numbers)) == len(runs) else list(range(len(runs)))
+    """The runs' numbers in their sweep, as a tag or, of older runs, before their names; else they are counted."""
+    noted = [run.data.tags.get("point") or (run.info.run_name or "").partition(":")[0] for run in runs]
+    numbers = [int(number) for number in noted if number.isdecimal()]
+    return numbers if len(numbers) == len(set(numbers)) == len(runs) else list(range(len(runs)))
 
 
 def _begin(folder: RunFolder, run: Any, uri: str) -> None:

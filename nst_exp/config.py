@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from nst_exp.errors import InputError
 
 _PARAMS_SOURCES = ("bundled", "keras", "torchvision", "timm", "safetensors", "random")
+_EXPERIMENT_LENGTH = 250  # the least among the databases that MLflow supports
 _LARGEST = 1e30  # a weight that still leaves float32 room for the loss it multiplies
 
 
@@ -200,9 +201,14 @@ class TrackingConfig:
     snapshots: int
 
     def __post_init__(self) -> None:
-        _check_choice("tracking.backend", self.backend, ("sqlite", "server", "none"))
-        if self.backend == "server" and not self.uri:
-            raise InputError("tracking=server needs an address: give tracking.uri=http://HOST:PORT")
+        _check_choice("tracking.backend", self.backend, ("auto", "sqlite", "server", "none"))
+        if self.store and self.uri:
+            raise InputError(f"tracking.store={self.store} and tracking.uri={self.uri}: give only one of them")
+        for name, value in (("store", self.store), ("uri", self.uri)):
+            if value and (self.backend == "none" or (self.backend == "server" and name == "store")):
+                raise InputError(f"tracking.{name}={value} has no effect with tracking={self.backend}")
+        if not self.experiment.strip() or len(self.experiment) > _EXPERIMENT_LENGTH:
+            raise InputError(f"tracking.experiment={self.experiment!r}: must have 1 to {_EXPERIMENT_LENGTH} letters")
         _check_at_least("tracking.snapshots", self.snapshots, 0)
 
 

@@ -20,7 +20,7 @@ from nst_exp.errors import InputError
 from nst_exp.ledger import Ledger
 from nst_exp.preparation import Inputs, Plan, Static, load, make_plan
 from nst_exp.results import PICTURE, Record, RunFolder
-from nst_exp.tracking import Store, TrackedRun, track, upload
+from nst_exp.tracking import Store, TrackedRun, how_to_open, track, try_upload
 
 _log = logging.getLogger(__name__)
 
@@ -94,8 +94,9 @@ def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str,
     with begin(ready) as run:
         (finish,) = work([run])
         result = finish()
-    if ready.store.backend == "sqlite" and not origin.in_sweep:
-        _log.info("all runs side by side: mlflow ui --backend-store-uri %s", ready.store.uri)
+    tracked = RunFolder(folder).tracked
+    if tracked is not None and not origin.in_sweep:
+        _log.info("in MLflow: %s", how_to_open(ready.store, tracked.run_id))
     return result
 
 
@@ -111,7 +112,7 @@ def prepare(config: RunConfig, folder: Path, origin: Origin) -> ReadyRun | None:
     may_be_done = origin.in_sweep and plan.repeatable
     if may_be_done and _is_done(description, run_folder, Ledger.at(config.ledger), force=config.force):
         if store.backend != "none":
-            upload(store, run_folder, origin.parent)
+            try_upload(store, run_folder, origin.parent)
         return None
     return ReadyRun(load(plan), description, run_folder, store, origin.parent)
 

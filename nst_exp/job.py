@@ -21,6 +21,7 @@ from nst_exp.errors import InputError
 from nst_exp.results import RunFolder
 from nst_exp.search import check_metrics
 from nst_exp.sweep import Sweep
+from nst_exp.tracking import point_name
 
 if TYPE_CHECKING:
     from nst_exp.experiment import Origin
@@ -42,7 +43,7 @@ def checked(config: DictConfig) -> RunConfig:
 
 
 def origin(config: RunConfig, settings: Any) -> Origin:
-    """Where a run comes from; its name begins with what tells it apart, for MLflow shows a dozen letters.
+    """Where a run comes from; its name begins with what tells it apart, for MLflow shows two dozen letters.
 
     Args:
         settings: Hydra's own part of the job's configuration.
@@ -54,16 +55,8 @@ def origin(config: RunConfig, settings: Any) -> Origin:
         content = "camera" if config.source == "camera" else PurePath(config.content).stem
         return Origin(f"{content} x {PurePath(config.style).stem}", overrides)
     sweep = Sweep.in_folder(Path(settings.sweep.dir))
-    values = [_short(override.partition("=")[2]) for override in sweep.swept(overrides)]
-    name = f"{settings.job.num}: {', '.join(values)}"
+    name = point_name(sweep.swept(overrides), settings.job.num)
     return Origin(name, overrides, in_sweep=True, parent=sweep.mlflow_run_id)
-
-
-def _short(value: str) -> str:
-    """A value without the many digits that a search gives it."""
-    with contextlib.suppress(ValueError):
-        return f"{float(value):.4g}" if len(value) > 8 else value
-    return value
 
 
 @contextlib.contextmanager

@@ -67,6 +67,14 @@ class Sweep:
         except (OSError, ValueError, TypeError) as error:
             raise InputError(f"{str(folder)!r} is no sweep's folder: no sound {_FILE}") from error
 
+    def write(self, folder: Path) -> None:
+        """Make this the sweep that writes to `folder`.
+
+        Raises:
+            InputError: if the folder cannot be written.
+        """
+        write_json(folder / _FILE, asdict(self))
+
     def swept(self, overrides: Sequence[str]) -> list[str]:
         """Those of a point's overrides that may differ from point to point."""
         command = OverridesParser.create().parse_overrides(list(self.overrides))
@@ -116,6 +124,7 @@ def _or_exit() -> Iterator[None]:
 @dataclass(frozen=True)
 class _Open:
     folder: Path
+    store: tracking.Store
     client: Any
     run_id: str | None
     claim: Any
@@ -134,9 +143,9 @@ def _open_sweep(config: DictConfig) -> None:
     run_id = None
     if client is not None:
         run_id = tracking.start_sweep(client, store, folder, overrides, _earlier_run(folder))
-    write_json(folder / _FILE, asdict(Sweep(key, overrides, run_id)))
+    Sweep(key, overrides, run_id).write(folder)
     ledger.add_sweep(key, folder)
-    _open.append(_Open(folder, client, run_id, claim))
+    _open.append(_Open(folder, store, client, run_id, claim))
 
 
 def _connected(config: DictConfig) -> tuple[tracking.Store, Any]:
@@ -254,7 +263,7 @@ def close_sweep(status: str) -> bool:
     failed = _say_how_it_went(sweep.folder)
     if sweep.run_id is not None:
         files = [*report.files, *sweep.folder.glob("optimization_results.yaml")]  # the latter is a search's
-        tracking.end_sweep(sweep.client, sweep.run_id, sweep.folder, files, report.best, status)
+        tracking.end_sweep(sweep.client, sweep.store, sweep.run_id, sweep.folder, files, report.best, status)
     if sweep.claim is not None:
         sweep.claim.release()
     return failed

@@ -238,7 +238,7 @@ def test_killed_between_result_and_tracking_nothing_is_doubled(tmp_path: Path) -
     sweep(tmp_path, "seed=0,1", *SQLITE)
     client = client_of(tmp_path)
     _, children = family(client)
-    half, whole = (next(run for run in children if run.info.run_name.startswith(name)) for name in ("0", "1"))
+    half, whole = (next(run for run in children if run.data.tags["point"] == name) for name in ("0", "1"))
     client.update_run(half.info.run_id, status="RUNNING")  # killed while files were sent
     for name in ("0", "1"):
         (tmp_path / OUT / name / "mlflow.json").unlink()  # killed before that was written down

@@ -14,8 +14,32 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from nst_exp.errors import InputError
+from nst_exp.grammar import escape_all
+from nst_exp.suggestions import did_you_mean
 
-_PARAMS_SOURCES = ("bundled", "keras", "torchvision", "timm", "safetensors", "random")
+# the values of keys that have a choice of them
+CHOICES = {
+    "source": ("auto", "image", "video", "camera"),
+    "aspect": ("keep", "stretch"),
+    "pooling": ("average", "max"),
+    "padding": ("zeros", "replicate"),
+    "precision": ("auto", "float32", "tf32", "bfloat16"),
+    "judge": ("vgg16", "tiny"),
+    "init": ("content", "colours", "noise", "style"),
+    "network.smoothing": ("softmax",),
+    "params.source": ("bundled", "keras", "torchvision", "timm", "safetensors", "random"),
+    "params.preprocessing": ("torchvision", "keras", "inception"),
+    "loss.name": ("relative", "article"),
+    "solver.name": ("lbfgs", "optax_lbfgs", "adam"),
+    "solver.linesearch": ("none", "zoom", "hager-zhang"),
+    "video.mode": ("independent", "warm_start", "flow"),
+    "video.estimator": ("dis",),
+    "video.on_corrupt": ("error", "skip"),
+    "video.write": ("clip", "frames", "side_by_side"),
+    "video.codec": ("h264", "h265", "vp9", "av1", "ffv1", "gif", "webp"),
+    "tracking.backend": ("auto", "sqlite", "server", "none"),
+}
+BOOLEANS = ("video.sound", "force")
 _EXPERIMENT_LENGTH = 250  # the least among the databases that MLflow supports
 _LARGEST = 1e30  # a weight that still leaves float32 room for the loss it multiplies
 
@@ -35,7 +59,7 @@ class NetworkConfig:
         if self.style_scale is not None:
             _check_positive("network.style_scale", self.style_scale)
         if self.smoothing is not None:
-            _check_choice("network.smoothing", self.smoothing, ("softmax",))
+            _check_choice("network.smoothing", self.smoothing)
 
 
 @dataclass
@@ -48,9 +72,9 @@ class ParamsConfig:
     seed: int
 
     def __post_init__(self) -> None:
-        _check_choice("params.source", self.source, _PARAMS_SOURCES)
+        _check_choice("params.source", self.source)
         if self.preprocessing is not None:
-            _check_choice("params.preprocessing", self.preprocessing, ("torchvision", "keras", "inception"))
+            _check_choice("params.preprocessing", self.preprocessing)
         if self.source == "safetensors" and self.path is None:
             raise InputError("params=safetensors needs a file: give params.path=FILE.safetensors")
         _check_at_least("params.seed", self.seed, 0)
@@ -64,7 +88,7 @@ class LossConfig:
     style_scale: float
 
     def __post_init__(self) -> None:
-        _check_choice("loss.name", self.name, ("relative", "article"))
+        _check_choice("loss.name", self.name)
         _check_positive("loss.style_scale", self.style_scale)
 
 
@@ -84,7 +108,7 @@ class SolverConfig:
             "optax_lbfgs": ("history_size", "linesearch"),
             "adam": ("learning_rate",),
         }
-        _check_choice("solver.name", self.name, tuple(uses))
+        _check_choice("solver.name", self.name)
         for option in ("history_size", "linesearch", "first_step", "learning_rate"):
             self._check_use(option, used=option in uses[self.name])
 
@@ -94,8 +118,8 @@ class SolverConfig:
             need = "needs a value" if used else "has no meaning there, leave it null"
             raise InputError(f"solver.{option}={value}: with solver={self.name} it {need}")
         if option == "linesearch" and used:
-            searches = ("none", "zoom") if self.name == "optax_lbfgs" else ("none", "zoom", "hager-zhang")
-            _check_choice("solver.linesearch", value, searches)
+            searches = CHOICES["solver.linesearch"]
+            _check_choice("solver.linesearch", value, searches[:2] if self.name == "optax_lbfgs" else searches)
         elif used:
             _check_positive(f"solver.{option}", value)
 
@@ -135,7 +159,7 @@ class VideoConfig:
     sound: bool
 
     def __post_init__(self) -> None:
-        _check_choice("video.mode", self.mode, ("independent", "warm_start", "flow"))
+        _check_choice("video.mode", self.mode)
         _check_at_least("video.start", self.start, 0)
         _check_at_least("video.every", self.every, 1)
         if self.end is not None and self.end <= self.start:
@@ -151,14 +175,14 @@ class VideoConfig:
             raise InputError(f"video.passes={self.passes}: more than one pass needs video=flow")
         if self.lanes is not None:
             _check_at_least("video.lanes", self.lanes, 1)
-        _check_choice("video.estimator", self.estimator, ("dis",))
+        _check_choice("video.estimator", self.estimator)
         _check_weight("video.flow_cache_mb", self.flow_cache_mb)
-        _check_choice("video.on_corrupt", self.on_corrupt, ("error", "skip"))
+        _check_choice("video.on_corrupt", self.on_corrupt)
         if not isinstance(self.write, list) or not self.write:
-            raise InputError(f"video.write={self.write}: must be a list of {', '.join(_WRITABLE)}")
+            raise InputError(f"video.write={self.write}: must be a list of {', '.join(CHOICES['video.write'])}")
         for what in self.write:
-            _check_choice("video.write", what, _WRITABLE)
-        _check_choice("video.codec", self.codec, ("h264", "h265", "vp9", "av1", "ffv1", "gif", "webp"))
+            _check_choice("video.write", what)
+        _check_choice("video.codec", self.codec)
 
     def _check_following(self) -> None:
         for name in ("steps", "improvement", "window", "first_step"):
@@ -168,9 +192,6 @@ class VideoConfig:
         _check_at_least("video.window", self.window, 1)
         _check_weight("video.improvement", self.improvement)
         _check_positive("video.first_step", self.first_step)
-
-
-_WRITABLE = ("clip", "frames", "side_by_side")
 
 
 @dataclass
@@ -201,7 +222,7 @@ class TrackingConfig:
     snapshots: int
 
     def __post_init__(self) -> None:
-        _check_choice("tracking.backend", self.backend, ("auto", "sqlite", "server", "none"))
+        _check_choice("tracking.backend", self.backend)
         if self.store and self.uri:
             raise InputError(f"tracking.store={self.store} and tracking.uri={self.uri}: give only one of them")
         for name, value in (("store", self.store), ("uri", self.uri)):
@@ -258,13 +279,13 @@ class RunConfig:
     optimized_metric: Any
 
     def __post_init__(self) -> None:
-        _check_choice("source", self.source, ("auto", "image", "video", "camera"))
-        _check_choice("aspect", self.aspect, ("keep", "stretch"))
-        _check_choice("pooling", self.pooling, ("average", "max"))
-        _check_choice("padding", self.padding, ("zeros", "replicate"))
-        _check_choice("precision", self.precision, ("auto", "float32", "tf32", "bfloat16"))
-        _check_choice("judge", self.judge, ("vgg16", "tiny"))
-        _check_choice("init", self.init, ("content", "colours", "noise", "style"))
+        _check_choice("source", self.source)
+        _check_choice("aspect", self.aspect)
+        _check_choice("pooling", self.pooling)
+        _check_choice("padding", self.padding)
+        _check_choice("precision", self.precision)
+        _check_choice("judge", self.judge)
+        _check_choice("init", self.init)
         for name in ("size", "coarsest_size"):
             if getattr(self, name) is not None:
                 _check_between(name, getattr(self, name), 16, 8192)
@@ -304,15 +325,17 @@ def run_config(config: DictConfig) -> RunConfig:
         InputError: if a value is out of range.
         OmegaConfBaseException: if a key is unknown or a value of the wrong type.
     """
-    plain = OmegaConf.to_container(config, resolve=True)
+    plain = escape_all(OmegaConf.to_container(config, resolve=True))
     checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
     assert isinstance(checked, RunConfig)
     return checked
 
 
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+def _check_choice(name: str, value: Any, choices: Sequence[str] = ()) -> None:
+    """Refuse a value that is none of `choices`, by default those of `CHOICES`."""
+    choices = choices or CHOICES[name]
     if value not in choices:
-        raise InputError(f"{name}={value}: choose one of {', '.join(choices)}")
+        raise InputError(f"{name}={value}: choose one of {', '.join(choices)}{did_you_mean(value, choices)}")
 
 
 def _check_between(name: str, value: int, least: int, most: int) -> None:

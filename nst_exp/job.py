@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from nst_exp.config import RunConfig, run_config
 from nst_exp.errors import InputError
+from nst_exp.explanations import one_line
 from nst_exp.results import RunFolder
 from nst_exp.search import check_metrics
 from nst_exp.sweep import Sweep
@@ -74,24 +74,3 @@ def noting_failure(settings: Any) -> Iterator[None]:
         RunFolder(Path(settings.runtime.output_dir)).fail(reason, settings.overrides.task)
         _log.error("run %s: %s", settings.job.num, reason, exc_info=not refused)
         raise
-
-
-# what Hydra and OmegaConf put on further lines, of no use to who mistyped a key
-_DETAILS = (
-    "To append to your",
-    "full_key:",
-    "object_type=",
-    "reference_type=",
-    "Config search path",
-    "provider=",
-    "See ",
-)
-
-
-def one_line(error: BaseException) -> str:
-    """What is wrong, in one line."""
-    cause = error.__cause__ if isinstance(error, HydraException) else None
-    lines = [line.strip() for line in f"{error}\n{cause or ''}".splitlines()]
-    if any("hydra/sweeper/optuna'" in line for line in lines):
-        return "this search needs Optuna: pip install 'nst-exp[optuna]'"
-    return " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(_DETAILS)))

@@ -27,6 +27,7 @@ from nst_exp import job
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
 from nst_exp.experiment import BegunRun, Finish, ReadyRun, begin, prepare, work
+from nst_exp.explanations import one_line
 from nst_exp.preparation import Static
 from nst_exp.results import RunFolder
 from nst_exp.search import returned
@@ -196,7 +197,7 @@ class _Launch:
             except Exception as error:
                 if len(batch) > 1:
                     most = len(batch) // 2
-                    _log.warning("%d runs at once failed, now %d: %s", len(batch), most, job.one_line(error))
+                    _log.warning("%d runs at once failed, now %d: %s", len(batch), most, one_line(error))
                     continue
                 self._deliver(batch[0], partial(_raise, error))
             group = group[len(batch) :]

@@ -30,6 +30,7 @@ from nst_exp import tracking
 from nst_exp.command import run_command
 from nst_exp.config import RunConfig, run_config
 from nst_exp.errors import InputError
+from nst_exp.grammar import escape_all
 from nst_exp.media.image import locate, sha256_of
 from nst_exp.results import CONFIG, PICTURE, RESULT, RunFolder
 
@@ -139,7 +140,7 @@ def _config(logged: _Logged, inputs: _Inputs) -> RunConfig:
         plain["params"]["path"] = inputs.given.get(_PARAMS, plain["params"]["path"])
         plain["tracking"] |= {"backend": "none", "store": None, "uri": None, "snapshots": 0}
         plain |= {"cache_dir": os.environ.get("NST_EXP_CACHE"), "ledger": None, "force": False}
-        return run_config(OmegaConf.create(plain))
+        return run_config(OmegaConf.create(escape_all(plain)))
     except (OmegaConfBaseException, yaml.YAMLError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         raise InputError(f"run {logged.run_id}: this version cannot read its {CONFIG}: {reason}") from error

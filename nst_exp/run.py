@@ -24,15 +24,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from nst_exp import job
+from nst_exp import completion, job, usage
+from nst_exp.arguments import UsageError, parse
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
+from nst_exp.explanations import one_line
+from nst_exp.keys import CONF
+from nst_exp.overrides import prepared
 from nst_exp.search import returned
 from nst_exp.sweep import close_sweep
-
-_PACKAGE = Path(__file__).parent
-# conf/ lies beside the package in a checkout and inside it in a wheel
-_CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
@@ -41,7 +41,7 @@ class _Refused(BaseException):
     """Carries the reason out of a single run; Hydra, which adds lines of its own to exceptions, lets it through."""
 
 
-@hydra.main(version_base="1.3", config_path=str(_CONF), config_name="run")
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")
 def _run(config: DictConfig) -> float | tuple[float, ...]:
     settings = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN:
@@ -68,6 +68,7 @@ def main() -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on to us instead of printing stack traces
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job ends its runs as Ctrl-C does
     try:
+        _make_ready()
         _run()
     except KeyboardInterrupt:
         close_sweep("KILLED")
@@ -84,16 +85,35 @@ def main() -> NoReturn:
     sys.exit(int(failed))
 
 
+def _make_ready() -> None:
+    """Give Hydra flags and overrides that it can read; answer here what it is not asked for.
+
+    Raises:
+        InputError: if an argument is wrong.
+    """
+    arguments = parse(sys.argv[1:])
+    if arguments.completion:
+        completion.answer(arguments.overrides, os.environ)
+    elif arguments.help:
+        usage.print_help()
+    elif arguments.version:
+        usage.print_version()
+    else:
+        sys.argv[1:] = [*arguments.flags, *prepared(arguments.overrides, multirun=arguments.multirun)]
+        return
+    sys.exit(0)
+
+
 def _end(error: BaseException, *, show_traceback: bool, named: bool) -> NoReturn:
     """Exit for `error`: in one line if the user can put it right, unless a sweep has `named` its failures."""
     reason = cast(BaseException, error.__cause__) if isinstance(error, _Refused) else error
-    usage = isinstance(reason, ValueError) and "can be specified" in str(reason)  # Hydra's on --run with --multirun
-    expected = isinstance(reason, InputError | HydraException | OmegaConfBaseException | OSError) or usage
+    wrong_usage = isinstance(reason, UsageError)
+    expected = isinstance(reason, InputError | HydraException | OmegaConfBaseException | OSError)
     if show_traceback or not (expected or named):
         raise reason from None
     if not named:
-        print(f"nst_exp: {job.one_line(reason)}", file=sys.stderr)
-    sys.exit(2 if usage else 1)
+        print(f"nst_exp: {one_line(reason)}", file=sys.stderr)
+    sys.exit(2 if wrong_usage else 1)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from nst_exp.errors import InputError
 from nst_exp.ranking import ALL_MEASURES
+from nst_exp.suggestions import did_you_mean
 
 _COSTS = ("total_loss", "seconds", "peak_memory_mb")  # keys of result.json; of each, less is better
 _BETTER = {name: measure.direction for name, measure in ALL_MEASURES.items()} | dict.fromkeys(_COSTS, "lower")
@@ -46,7 +47,7 @@ def check_metrics(names: Any) -> None:
         raise InputError(f"optimized_metric={names}: must be a name, or a list of names")
     for name in names:
         if not isinstance(name, str) or name not in _BETTER:
-            raise InputError(f"optimized_metric={name}: choose among {', '.join(_BETTER)}")
+            raise InputError(f"optimized_metric={name}: choose among {', '.join(_BETTER)}{did_you_mean(name, _BETTER)}")
         if names.count(name) > 1:
             raise InputError(f"optimized_metric: {name} is named twice")
 

@@ -186,7 +186,8 @@ def _input_hashes(config: DictConfig, overrides: Sequence[str]) -> list[str]:
     addresses = [config.content, config.style]
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.key_or_group in ("content", "style") and override.is_discrete_sweep():
-            addresses += [text.strip("'\"") for text in override.sweep_string_iterator()]
+            values = (getattr(value, "text", value) for value in override.sweep_iterator())  # of a quoted one its text
+            addresses += [str(value).replace("\\${", "${") for value in values]
     hashes = []
     for address in addresses:
         try:

@@ -52,18 +52,23 @@ class Outcome:
     stderr: str
 
 
-def arguments_of(*arguments: str) -> list[str]:
-    """`arguments`, and `DEFAULTS` for what they leave open; flags come first, as Hydra's parser wants it."""
+def arguments_of(*arguments: str, defaults: Mapping[str, str] = DEFAULTS) -> list[str]:
+    """`arguments`, and `defaults` for what they leave open; flags may stand anywhere."""
     given = {argument.partition("=")[0] for argument in arguments}
-    return [*arguments, *(f"{key}={value}" for key, value in DEFAULTS.items() if key not in given)]
+    return [*arguments, *(f"{key}={value}" for key, value in defaults.items() if key not in given)]
 
 
-def run_in_process(*arguments: str, folder: Path, environment: Mapping[str, str] | None = None) -> Outcome:
+def run_in_process(
+    *arguments: str,
+    folder: Path,
+    environment: Mapping[str, str] | None = None,
+    defaults: Mapping[str, str] = DEFAULTS,
+) -> Outcome:
     """`main()` with these arguments, started in `folder`; an exception that gets out of it is not caught."""
     stdout, stderr = io.StringIO(), io.StringIO()
     with _process_state(), contextlib.chdir(folder), mock.patch.dict(os.environ, environment or {}):
         with (
-            mock.patch.object(sys, "argv", ["nst_exp", *arguments_of(*arguments)]),
+            mock.patch.object(sys, "argv", ["nst_exp", *arguments_of(*arguments, defaults=defaults)]),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
         ):

@@ -7,6 +7,7 @@ from nst_exp.networks.inception_v4 import INCEPTION_V4
 from nst_exp.networks.network import FileNames, Network
 from nst_exp.networks.resnet import RESNET50, RESNET101
 from nst_exp.networks.vgg import TINY, VGG16, VGG19
+from nst_exp.suggestions import did_you_mean
 
 ARCHITECTURES: dict[str, Network] = {
     network.name: network for network in (VGG16, VGG19, ALEXNET, RESNET50, RESNET101, GOOGLENET, INCEPTION_V4, TINY)
@@ -27,7 +28,9 @@ def get_network(name: str, *, pooling: str, padding: str, precision: str, smooth
         InputError: if there is no network of that name.
     """
     if name not in ARCHITECTURES:
-        raise InputError(f"network.name={name!r}: choose one of {', '.join(ARCHITECTURES)}")
+        raise InputError(
+            f"network.name={name!r}: choose one of {', '.join(ARCHITECTURES)}{did_you_mean(name, ARCHITECTURES)}"
+        )
     network = ARCHITECTURES[name]
     return network.configured(pooling=pooling, padding=padding, precision=precision, smoothing=smoothing)
 

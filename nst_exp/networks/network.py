@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from nst_exp.errors import InputError
 from nst_exp.networks.blocks import Chain, Kernels, Options, Table
+from nst_exp.suggestions import did_you_mean
 from nst_exp.types import FeatureMaps, Image, NetworkParams, Preprocessing
 
 
@@ -119,7 +120,8 @@ class Network(abc.ABC):
             InputError: if the network has no such layer; the message lists those it has.
         """
         if layer not in self.layers and layer not in self.aliases:
-            raise InputError(f"layer {layer!r} is not in {self.name}: choose among {', '.join(self.layers)}")
+            hint = did_you_mean(layer, (*self.layers, *self.aliases))
+            raise InputError(f"layer {layer!r} is not in {self.name}: choose among {', '.join(self.layers)}{hint}")
         return self.aliases.get(layer, layer)
 
     def truncated(self, layers: Sequence[str]) -> tuple[str, ...]:

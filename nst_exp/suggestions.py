@@ -1,0 +1,26 @@
+"""The nearest match for a mistyped name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: object, choices: Iterable[str]) -> str:
+    """The end of a refusal: `; did you mean 'lbfgs'?`, or nothing if no choice is similar.
+
+    A dotted key is also found by its last part: `improvment` suggests `stop.improvement`.
+    """
+    found = nearest(str(name), choices)
+    return f"; did you mean {found!r}?" if found else ""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str | None:
+    """The choice most similar to `name`, None if there is no similar one."""
+    whole = list(dict.fromkeys(choices))
+    forms: dict[str, str] = {}
+    for choice in whole:
+        forms.setdefault(choice.rpartition(".")[2].lower(), choice)
+    forms |= {choice.lower(): choice for choice in whole}
+    close = difflib.get_close_matches(name.lower(), forms, n=1)
+    return forms[close[0]] if close else None

@@ -1,0 +1,182 @@
+"""`--help` and `--version`. What each key means comes from the comments in conf/, the only place that says it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nst_exp import __version__
+from nst_exp.keys import COMMANDS, CONF, group_options
+
+_HEAD = """\
+nst-exp: try the settings of neural style transfer, side by side.
+
+  One picture       nst-exp content=PHOTO style=PAINTING size=512
+  A grid            nst-exp -m content_weight=1,4 style_weight=0.03,0.1
+  A folder          nst-exp -m content=PHOTO style=PAINTINGS/
+  A search          nst-exp search=optuna (needs the extra nst-exp[optuna])
+  Tab completion    eval "$(nst-exp -sc install=bash)", or zsh, or
+                    nst-exp -sc install=fish | source
+"""
+_FLAGS = """\
+Flags, anywhere among the settings:
+  -m, --multirun    a sweep: every combination of comma-separated values
+  --cfg job         show the composed configuration and do nothing (--resolve)
+  --version         versions of nst-exp and of what it is built on
+  --hydra-help      Hydra's own flags
+"""
+_KEY = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: +(?P<value>[^#\s].*?))?(?: +# ?(?P<comment>.*))?")
+_DEFAULT = re.compile(r" +- (?:override )?(?P<group>[\w/]+): (?P<option>\w+) *(?:# ?(?P<comment>.*))?")
+
+
+@dataclass
+class Key:
+    """A key as conf/ has it.
+
+    Attributes:
+        name: dotted.
+        value: of the file, as it is written there.
+        comment: what the key means.
+    """
+
+    name: str
+    value: str
+    comment: str
+
+
+@dataclass
+class Section:
+    """Keys under one heading."""
+
+    title: str
+    keys: list[Key]
+
+
+def print_version() -> None:
+    """The versions of this program and of the libraries that most decide what it does."""
+    others = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "hydra-core", "mlflow"))
+    print(f"nst-exp {__version__} ({others})")
+
+
+def print_help() -> None:
+    """The commands, flags, keys and groups, each explained, at the width of the terminal."""
+    width = min(100, max(60, shutil.get_terminal_size().columns)) - 1
+    print(_HEAD)
+    print(f"Commands: nst-exp {' | '.join(COMMANDS)}; `run` if none is named\n")
+    print(_FLAGS)
+    for section in sections():
+        print("\n".join([*textwrap.wrap(section.title, width), *_explained(section.keys, width), ""]))
+    print("Groups: GROUP=OPTION chooses several settings at once")
+    for group, options in group_options().items():
+        print("\n".join(["", *_group(group, options, width)]))
+
+
+def sections() -> list[Section]:
+    """The keys of conf/run.yaml under their headings."""
+    found: list[Section] = []
+    for heading, lines in _blocks((CONF / "run.yaml").read_text(encoding="utf-8").splitlines()):
+        if heading:
+            found.append(Section(heading, list(_keys(lines, ""))))
+    return found
+
+
+def group_keys(group: str, option: str) -> list[Key]:
+    """The keys that an option of a group sets, in the form they have on the command line."""
+    lines = _option_file(group, option).read_text(encoding="utf-8").splitlines()
+    is_global = any(line.startswith("# @package _global_") for line in lines)
+    prefix = "" if is_global else f"{group.replace('/', '.')}."
+    return [key for key in _keys(lines, prefix) if key.name not in ("defaults", "hydra.launcher._target_")]
+
+
+def default_options() -> dict[str, tuple[str, str]]:
+    """The option of each group that holds unless another is given, and what is said of the group."""
+    lines = (CONF / "run.yaml").read_text(encoding="utf-8").splitlines()
+    found = (_DEFAULT.fullmatch(line) for line in lines)
+    return {match["group"]: (match["option"], match["comment"] or "") for match in found if match}
+
+
+def _option_file(group: str, option: str) -> Path:
+    return CONF / group / f"{option}.yaml"
+
+
+# --- reading the comments ----------------------------------------------------------------------------------------
+
+
+def _blocks(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """The headings `# --- TITLE` and the lines below each."""
+    heading, block = "", list[str]()
+    for line in lines:
+        if line.startswith("# --- "):
+            yield heading, block
+            heading, block = line.removeprefix("# --- "), []
+        else:
+            block.append(line)
+    yield heading, block
+
+
+def _keys(lines: Sequence[str], prefix: str) -> Iterator[Key]:
+    """The keys with a value; a comment may go on in lines of its own."""
+    parents: list[tuple[int, str]] = []
+    key: Key | None = None
+    for line in lines:
+        if key is not None and key.comment and re.match(r" {20,}# ", line):
+            key.comment += " " + line.strip().removeprefix("# ")
+            continue
+        if key is not None:
+            yield key
+        key, match = None, _KEY.fullmatch(line)
+        if match is None:
+            continue
+        indent = len(match["indent"])
+        parents = [parent for parent in parents if parent[0] < indent]
+        name = prefix + ".".join([*(parent for _, parent in parents), match["key"]])
+        parents.append((indent, match["key"]))
+        if match["value"] is not None:
+            key = Key(name, match["value"], match["comment"] or "")
+        elif match["comment"]:
+            key = Key(name, "", match["comment"])
+    if key is not None:
+        yield key
+
+
+def _about(group: str, option: str) -> str:
+    """The first sentence of the comment at the head of an option's file."""
+    file = _option_file(group, option)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    head = [line[2:] for line in lines if line.startswith("# ") and not line.startswith("# @package")]
+    text = re.sub(r"^(scripts/run|python -m nst_exp\.run) [^:]*: ", "", " ".join(head))
+    return re.split(r"(?<!\bal)\.\s", text, maxsplit=1)[0]
+
+
+# --- laying out ----------------------------------------------------------------------------------------------------
+
+
+def _explained(keys: Sequence[Key], width: int) -> Iterator[str]:
+    for key in keys:
+        yield from _entry(f"{key.name}={key.value}" if key.value else f"{key.name}.NAME=VALUE", key.comment, width)
+
+
+def _entry(term: str, meaning: str, width: int) -> Iterator[str]:
+    """A term and, beside it or below it, what it means."""
+    column = 30
+    lines = textwrap.wrap(meaning, width - column) or [""]
+    if len(term) + 4 > column:
+        yield from textwrap.wrap(f"  {term}", width, subsequent_indent="    ")
+    else:
+        yield f"  {term:{column - 2}}{lines.pop(0)}".rstrip()
+    yield from (" " * column + line for line in lines if line)
+
+
+def _group(group: str, options: Sequence[str], width: int) -> Iterator[str]:
+    default, meaning = default_options().get(group, ("", ""))
+    title = f"{group}={default}" if default and default != "null" else f"{group}="
+    yield from textwrap.wrap(f"{title}  {meaning}".rstrip(), width, subsequent_indent="    ")
+    for option in options:
+        yield from _entry(option, textwrap.shorten(_about(group, option), 150), width)
+    if default in options and _option_file(group, default).is_file():
+        yield from _explained([key for key in group_keys(group, default) if key.comment], width)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nst_exp.errors import InputError
+from nst_exp.grammar import plain_value
 from nst_exp.tracking.store import Store, as_input_error, connect, experiment_id, fit_name
 
 _MEASURES = ("score", "lpips", "style_distance")
@@ -52,7 +53,8 @@ def sweep_name(swept: Sequence[str]) -> str:
 
 
 def _parted(override: str) -> tuple[str, str, str]:
-    return override.partition("=")
+    key, equals, _ = override.partition("=")
+    return key, equals, plain_value(override)  # without the quotes of Hydra's grammar
 
 
 def _initials(key: str) -> str:

@@ -219,21 +219,39 @@ def _write_video(
         if sound_of and plan.tracks:
             sound_end = None if sound_to_end or end is None else end * time_base
             sound = stack.enter_context(Sound(output, sound_of, plan, first * time_base, sound_end))
+        begin: int | None = None
         last, waiting = first, None  # a packet waits, for the last frame says how long it is shown
         for pts, levels in rest:
             if video.width != levels.shape[1]:
                 _configure(video, levels, codec, time_base)
             frame = _encodable(levels, codec)
             frame.pts, frame.time_base, last = pts - first, time_base, pts
-            waiting = _mux_all_but_last(output, waiting, video.encode(frame))
+            packets = video.encode(frame)
+            begin = packets[0].dts if packets and begin is None else begin
+            waiting = _mux_all_but_last(output, waiting, packets)
             if sound:
                 sound.write_until(pts * time_base)
-        for packet in filter(None, [waiting, *video.encode(None)]):
-            if end is not None and packet.pts * packet.time_base == (last - first) * time_base:
-                packet.duration = max(1, round((end - last) * time_base / packet.time_base))
-            output.mux(packet)
+        remaining = [packet for packet in (waiting, *video.encode(None)) if packet is not None]
+        if end is not None and remaining:
+            begin = remaining[0].dts if begin is None else begin
+            _end_at((end - first) * time_base, (last - first) * time_base, remaining, begin, plan.suffix)
+        output.mux(remaining)
         if sound:
             sound.finish()
+
+
+def _end_at(end: Fraction, last: Fraction, packets: Sequence[Any], begin: int, suffix: str) -> None:
+    """Make a video whose last frame is shown from `last` on end at `end`, in s, by its last packets.
+
+    MP4 counts its length in the order of decoding, from the time stamp `begin` of the first packet, in
+    which the frame shown last need not be the last.
+    """
+    for packet in packets:
+        if packet.pts * packet.time_base == last:
+            packet.duration = max(1, round((end - last) / packet.time_base))
+    if suffix == ".mp4" and packets:
+        packet = packets[-1]
+        packet.duration = max(1, round(end / packet.time_base) - (packet.dts - begin))
 
 
 def _first_and_all(frames: Iterable[tuple[int, Levels]]) -> tuple[int, Iterator[tuple[int, Levels]]]:

@@ -27,7 +27,7 @@ import yaml
 
 from nst_exp.command import run_command
 from nst_exp.errors import InputError
-from nst_exp.files import write_atomically, write_json
+from nst_exp.files import home_expanded, write_atomically, write_json
 from nst_exp.results import CONFIG, PICTURE, RESULT, TRACE, Record, RunFolder, Tracked, run_folders
 
 _OUTPUTS = Path("outputs")
@@ -68,7 +68,7 @@ def _folder(arguments: argparse.Namespace) -> Path:
     """The folder with the runs; what MLflow has is brought into one."""
     if arguments.what is None:
         return _latest()
-    folder = Path(arguments.what).expanduser()
+    folder = home_expanded(arguments.what)
     if folder.is_dir():
         return _checked(folder)
     return _fetched(arguments.what, arguments.tracking_uri)

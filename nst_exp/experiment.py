@@ -188,15 +188,15 @@ def input_hashes(config: RunConfig) -> Mapping[str, str]:
 
 
 def _is_done(description: Record, folder: RunFolder, ledger: Ledger, *, force: bool) -> bool:
-    """Whether `folder` holds this result, be it that an earlier sweep's was copied to it just now."""
-    if folder.finished:
-        if folder.result.get("identity") == description.identity:
-            _log.info("done already: %s", folder.path)
-            return True
+    """Whether `folder` holds this result; if another run has it, its files are copied to `folder`."""
+    if folder.finished and folder.result.get("identity") != description.identity:
         raise InputError(
             f"{str(folder.path)!r} holds the finished picture of other settings, inputs or params; "
             "force=true begins a new sweep"
         )
+    if folder.sound:
+        _log.info("done already: %s", folder.path)
+        return True
     earlier = None if force else ledger.finished(description.identity)
     if earlier is None:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import uuid
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from nst_exp.errors import InputError
+
+TEMPORARY = f".{'[0-9a-f]' * 32}.tmp"  # the pattern of names that files have while they are written
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -36,6 +39,27 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write `data` as indented JSON, atomically."""
     write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def digest(path: Path) -> str | None:
+    """SHA-256 of the file's bytes, in hexadecimal; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def home_expanded(address: str | Path) -> Path:
+    """The path with `~` replaced by the home folder.
+
+    Raises:
+        InputError: if the path begins with `~` and there is no such home folder.
+    """
+    try:
+        return Path(address).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{str(address)!r}: {error}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

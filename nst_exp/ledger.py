@@ -6,6 +6,7 @@ Folders are noted relative to it: moved together they stay found.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -15,11 +16,8 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from nst_exp.errors import InputError
-from nst_exp.files import write_json
-from nst_exp.media.image import sha256_of
+from nst_exp.files import home_expanded, write_json
 from nst_exp.results import RunFolder
-
-_PRODUCTS = ("pastiche", "clip", "side_by_side")  # keys of result.json and of its hashes
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ class Ledger:
     @classmethod
     def at(cls, address: str | None) -> Ledger:
         """The ledger that the config key names; a relative path counts from the current directory."""
-        return cls(Path(address).expanduser().absolute() if address else None)
+        return cls(home_expanded(address).absolute() if address else None)
 
     def finished(self, identity: str) -> RunFolder | None:
         """The finished run of this identity, if its files are still there and sound."""
@@ -41,7 +39,7 @@ class Ledger:
         if found is None:
             return None
         run = RunFolder(found)
-        return run if run.result.get("identity") == identity and _is_sound(run) else None
+        return run if run.result.get("identity") == identity and run.sound else None
 
     def add_run(self, identity: str, folder: Path) -> None:
         """Remember that `folder` holds the finished run of `identity`."""
@@ -54,6 +52,17 @@ class Ledger:
     def add_sweep(self, key: str, folder: Path) -> None:
         """Remember that `folder` is where the sweep of `key` writes to."""
         self._add("sweeps", key, folder)
+
+    def remove_sweep(self, key: str) -> None:
+        """Remove what is remembered of the sweep of `key`, and the ledger if nothing is left in it."""
+        if self.folder is None:
+            return
+        for suffix in (".json", ".lock"):
+            with contextlib.suppress(OSError):
+                (self.folder / "sweeps" / f"{key}{suffix}").unlink()
+        for folder in (self.folder / "sweeps", self.folder):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only if it is empty
 
     def frames(self, key: str) -> Path | None:
         """The folder of the latest run that painted a clip's frames of this key, finished or not."""
@@ -96,10 +105,3 @@ class Ledger:
             write_json(self.folder / kind / f"{key}.json", {"folder": os.path.relpath(folder, self.folder)})
         except (OSError, InputError) as error:
             _log.warning("the ledger %s cannot be written: %s", self.folder, error)
-
-
-def _is_sound(run: RunFolder) -> bool:
-    """Whether its picture, or its clips, are there as they were written."""
-    hashes = run.result.get("sha256", {})
-    files = {kind: run.path / run.result[kind] for kind in _PRODUCTS if kind in run.result}
-    return all(path.is_file() and sha256_of(path) == hashes.get(kind) for kind, path in files.items())

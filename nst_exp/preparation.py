@@ -16,6 +16,7 @@ import platformdirs
 from nst_exp import record
 from nst_exp.config import RunConfig, SolverConfig
 from nst_exp.errors import InputError
+from nst_exp.files import home_expanded
 from nst_exp.media.image import from_uint8, locate, read_image, sha256_of
 from nst_exp.media.kind import kind_of
 from nst_exp.networks import Network, get_network
@@ -312,11 +313,11 @@ def _params(sha256: str, source: ParamsSource, network: Network, layers: tuple[s
 
 def cache_folder(config: RunConfig) -> Path:
     """Where downloads, converted params and compiled code are kept."""
-    return Path(config.cache_dir).expanduser() if config.cache_dir else platformdirs.user_cache_path("nst_exp")
+    return home_expanded(config.cache_dir) if config.cache_dir else platformdirs.user_cache_path("nst_exp")
 
 
 def _params_source(config: RunConfig) -> ParamsSource:
-    path = Path(config.params.path).expanduser() if config.params.path else None
+    path = home_expanded(config.params.path) if config.params.path else None
     return ParamsSource(config.params.source, path, config.params.preprocessing, config.params.seed)
 
 

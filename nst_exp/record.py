@@ -6,18 +6,20 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import git
 import jax
 
 import nst_exp
 from nst_exp.config import RunConfig
 from nst_exp.results import RESULTS_VERSION
+
+_log = logging.getLogger(__name__)
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "pillow", "mlflow-skinny", "hydra-core")
 
@@ -102,7 +104,7 @@ def _says_nothing(name: str, kind: str) -> bool:
 def tags(hashes: Mapping[str, str]) -> dict[str, str]:
     """SHA-256 of what was read, versions of code and packages, and the device."""
     device = jax.devices()[0]
-    versions = {f"version.{package}": metadata.version(package) for package in _PACKAGES}
+    versions = {f"version.{package}": _package_version(package) for package in _PACKAGES}
     return {
         "device": device.device_kind,
         "version.nst_exp": code_version(),
@@ -115,13 +117,34 @@ def tags(hashes: Mapping[str, str]) -> dict[str, str]:
 
 @functools.cache
 def code_version() -> str:
-    """The package's version and, in a checkout, the commit, with `+changes` if files differ from it."""
+    """The package's version and, in a checkout whose commit git can tell, the commit."""
+    commit = _commit()
+    return f"{nst_exp.__version__} ({commit})" if commit else nst_exp.__version__
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with `+changes` if files differ from it; None if it cannot be told.
+
+    The commit is additional information, so no failure to find it may end a run: git may not be installed, the
+    checkout may belong to another user, or its files may be unreadable or damaged.
+    """
     try:
+        import git  # raises ImportError where there is no git command
+
         repository = git.Repo(Path(nst_exp.__file__).parent.parent)
         changes = "+changes" if repository.is_dirty() else ""
-        return f"{nst_exp.__version__} ({repository.head.commit.hexsha[:12]}{changes})"
-    except (git.InvalidGitRepositoryError, git.NoSuchPathError, git.GitCommandNotFound, ValueError):
-        return nst_exp.__version__
+        return f"{repository.head.commit.hexsha[:12]}{changes}"
+    except Exception as error:
+        _log.debug("the commit of the code is unknown: %s", error)
+        return None
+
+
+def _package_version(package: str) -> str:
+    """The installed version of a package, or `unknown` if its metadata is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -30,6 +30,7 @@ from nst_exp import tracking
 from nst_exp.command import run_command
 from nst_exp.config import RunConfig, run_config
 from nst_exp.errors import InputError
+from nst_exp.files import home_expanded
 from nst_exp.grammar import escape_all
 from nst_exp.media.image import locate, sha256_of
 from nst_exp.results import CONFIG, PICTURE, RESULT, RunFolder
@@ -185,7 +186,7 @@ def _pictures(below: Path) -> Iterator[Path]:
 
 def _output(arguments: argparse.Namespace) -> Path:
     """Where the picture goes to: nothing is overwritten but an earlier repetition of the same run."""
-    folder = (arguments.output or Path(_OUTPUTS, "reproduced", arguments.run_id)).expanduser().absolute()
+    folder = home_expanded(arguments.output or Path(_OUTPUTS, "reproduced", arguments.run_id)).absolute()
     if arguments.output and folder.exists() and any(folder.iterdir()):
         raise InputError(f"--output={str(arguments.output)!r} is not empty")
     return folder

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import yaml
 
 from nst_exp.errors import InputError
-from nst_exp.files import read_json, write_atomically, write_json
+from nst_exp.files import TEMPORARY, digest, read_json, write_atomically, write_json
 
 # Raise it when a change of code alters pictures or measures: earlier results then no longer count as done.
 RESULTS_VERSION = 3
@@ -29,6 +29,7 @@ RESULTS_VERSION = 3
 PICTURE = "pastiche.png"  # of a clip: a frame from its middle
 CLIP = "pastiche"  # a clip, its suffix by its codec
 SIDE_BY_SIDE = "side_by_side"  # source and pastiche in one clip
+PRODUCTS = ("pastiche", "clip", "side_by_side")  # keys of result.json that name a file, and of its hashes
 FRAMES = "frames"  # folder of a clip's painted frames
 CONFIG = "config.yaml"  # resolved: repeats the run
 RESULT = "result.json"  # losses, measures, costs
@@ -38,6 +39,8 @@ _RECORD = "record.json"
 _FAILURE = "failure.json"
 _TRACKED = "mlflow.json"
 _OWN_FILES = (RESULT, CONFIG, PICTURE, TRACE, _RECORD, _FAILURE, _TRACKED)
+_VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".gif", ".webp")  # of media.video.CODECS and their containers
+_HYDRA_FILES = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "run.log")
 
 Table = Mapping[str, npt.NDArray[Any]]
 Value = float | int | str | None  # of a setting, as it is read from a run's files
@@ -79,14 +82,67 @@ class RunFolder:
     path: Path
 
     def begin(self, config: Mapping[str, Any], record: Record) -> None:
-        """Write configuration and record; what a killed or failed run has left is removed.
+        """Write record and configuration; what a killed or failed run has left is removed.
+
+        The record comes first: it marks the folder as a run's, and nothing is removed from any other folder.
 
         Raises:
-            InputError: if the folder cannot be written.
+            InputError: if the folder cannot be written, or holds files of these names that no run has written.
         """
+        self.refuse_foreign_files()
         self._clear()
-        write_atomically(self.path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False).encode())
         write_json(self.path / _RECORD, asdict(record))
+        write_atomically(self.path / CONFIG, yaml.safe_dump(dict(config), sort_keys=False).encode())
+
+    @property
+    def began(self) -> bool:
+        """Whether a run has begun in this folder, however far it came."""
+        with contextlib.suppress(InputError):
+            return bool(self.record)
+        return False
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether a run has written to this folder: it has a run's record, or says why a run failed."""
+        return self.began or read_json(self.path / _FAILURE).keys() == {"error", "overrides"}
+
+    def refuse_foreign_files(self, *, before_hydra: bool = False) -> None:
+        """Check that a run may write to this folder.
+
+        Args:
+            before_hydra: Hydra has not written its own files yet, so those that exist count, too, unless an earlier
+                run was killed right after Hydra wrote them.
+
+        Raises:
+            InputError: if it holds files that a run would overwrite but no run has written.
+        """
+        if self.is_ours:
+            return
+        names = [path.name for path in self._written_files() if path.exists()]
+        names += [name for name in (PROGRESS, FRAMES) if (self.path / name).exists()]
+        if before_hydra and not self._has_our_hydra_files():
+            names += [name for name in (".hydra", "run.log") if (self.path / name).exists()]
+        if names:
+            raise InputError(
+                f"{str(self.path)!r} holds {', '.join(sorted(names))}, which no run has written: "
+                "give a folder without files of these names"
+            )
+
+    def _has_our_hydra_files(self) -> bool:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return "nst_exp.sweep." in (self.path / ".hydra" / "hydra.yaml").read_text()
+        return False
+
+    def discard_unbegun(self) -> None:
+        """Remove what a run that was refused before it began has left, and the folder if nothing else is in it."""
+        if self.began:
+            return
+        for name in (*_HYDRA_FILES, _FAILURE):
+            with contextlib.suppress(OSError):
+                (self.path / name).unlink()
+        for folder in (self.path / ".hydra", self.path, self.path.parent):
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # only if it is empty
 
     def fail(self, error: str, overrides: Sequence[str]) -> None:
         """Write down why there is no result; nothing if the disk refuses that, too."""
@@ -126,7 +182,9 @@ class RunFolder:
 
     def adopt(self, other: RunFolder, record: Record) -> None:
         """Take over the finished run of `other`, which has the same identity, under an own record."""
+        self.refuse_foreign_files()
         self._clear()
+        write_json(self.path / _RECORD, asdict(replace(record, tags=other.record.tags)))
         files = {name for key in ("clip", "side_by_side") if (name := other.result.get(key))}
         for file in (CONFIG, PICTURE, TRACE, PROGRESS, FRAMES, *files):
             source, target = other.path / file, self.path / file
@@ -134,7 +192,6 @@ class RunFolder:
                 shutil.copytree(source, target, dirs_exist_ok=True)
             elif source.exists():
                 shutil.copy2(source, target)
-        write_json(self.path / _RECORD, asdict(replace(record, tags=other.record.tags)))
         self.finish({**other.result, "reused_from": str(other.path)})
 
     def _clear(self) -> None:
@@ -143,18 +200,33 @@ class RunFolder:
         Raises:
             InputError: if something cannot be removed.
         """
-        clips = [path for name in (CLIP, SIDE_BY_SIDE) for path in self.path.glob(f"{name}.*")]
-        for path in (*(self.path / file for file in _OWN_FILES), *clips, *self.path.glob(".*.tmp")):
+        for path in (*self._written_files(), *self.path.glob(TEMPORARY)):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
                 raise InputError(f"{str(path)!r} cannot be removed: {error.strerror}") from error
         shutil.rmtree(self.path / PROGRESS, ignore_errors=True)
 
+    def _written_files(self) -> list[Path]:
+        """The files that a run may write, whether they exist or not; `result.json` first."""
+        videos = [f"{name}{suffix}" for name in (CLIP, SIDE_BY_SIDE) for suffix in _VIDEO_SUFFIXES]
+        return [self.path / name for name in (*_OWN_FILES, *videos)]
+
     @property
     def finished(self) -> bool:
-        """Whether the result is there."""
-        return (self.path / RESULT).is_file()
+        """Whether the result is there, with every file that it names.
+
+        A folder whose picture or video was deleted is not finished: the run is done again.
+        """
+        named = [self.result[kind] for kind in PRODUCTS if kind in self.result]
+        return bool(named) and all((self.path / str(name)).is_file() for name in named)
+
+    @property
+    def sound(self) -> bool:
+        """Whether the run is finished and its picture or videos are as they were written."""
+        hashes = self.result.get("sha256", {})
+        files = {kind: self.path / self.result[kind] for kind in PRODUCTS if kind in self.result}
+        return self.finished and all(digest(path) == hashes.get(kind) for kind, path in files.items())
 
     @property
     def result(self) -> dict[str, Any]:

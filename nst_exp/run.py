@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -32,6 +31,7 @@ from nst_exp.explanations import one_line
 from nst_exp.keys import CONF
 from nst_exp.overrides import prepared
 from nst_exp.search import returned
+from nst_exp.signals import BROKEN_PIPE, drop_output, end_as_interrupted
 from nst_exp.sweep import close_sweep
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
@@ -51,6 +51,8 @@ def _run(config: DictConfig) -> float | tuple[float, ...]:
         return _one_run(config, settings)
     except (InputError, OmegaConfBaseException) as error:
         raise _Refused from error
+    finally:
+        RunFolder(Path(settings.runtime.output_dir)).discard_unbegun()
 
 
 def _one_run(config: DictConfig, settings: Any) -> float | tuple[float, ...]:
@@ -66,7 +68,19 @@ def main() -> NoReturn:
     """Run the command and exit: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
     show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on to us instead of printing stack traces
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a stopped job ends its runs as Ctrl-C does
+    logging.raiseExceptions = show_traceback  # a log line that cannot be written is no reason for a page of traceback
+    end_as_interrupted()
+    try:
+        failed = _main(show_traceback=show_traceback)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        drop_output()
+        sys.exit(BROKEN_PIPE)
+    sys.exit(int(failed))
+
+
+def _main(*, show_traceback: bool) -> bool:
+    """Run the command; whether points of a sweep failed."""
     try:
         _make_ready()
         _run()
@@ -81,8 +95,7 @@ def main() -> NoReturn:
     except SystemExit:
         close_sweep("FAILED")
         raise
-    failed = close_sweep("FINISHED")  # a search goes on to its end
-    sys.exit(int(failed))
+    return close_sweep("FINISHED")  # a search goes on to its end
 
 
 def _make_ready() -> None:
@@ -107,6 +120,8 @@ def _make_ready() -> None:
 def _end(error: BaseException, *, show_traceback: bool, named: bool) -> NoReturn:
     """Exit for `error`: in one line if the user can put it right, unless a sweep has `named` its failures."""
     reason = cast(BaseException, error.__cause__) if isinstance(error, _Refused) else error
+    if isinstance(reason, BrokenPipeError):
+        raise reason
     wrong_usage = isinstance(reason, UsageError)
     expected = isinstance(reason, InputError | HydraException | OmegaConfBaseException | OSError)
     if show_traceback or not (expected or named):

@@ -12,6 +12,7 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from nst_exp.errors import InputError
 from nst_exp.files import write_json
 from nst_exp.ledger import Ledger
 from nst_exp.media.image import locate, sha256_of
-from nst_exp.results import RESULTS_VERSION, run_folders
+from nst_exp.results import RESULTS_VERSION, RunFolder, run_folders
 from nst_exp.search import prepare_sweep
 
 if TYPE_CHECKING:
@@ -94,11 +95,11 @@ class SweepCallback(Callback):
     """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Two runs started within a second do not share a folder, unless told to."""
-        if _given(config, "hydra.run.dir"):
-            return
+        """Find the run a folder that holds neither another run's result nor a user's files of the same names."""
         with _or_exit(), read_write(config):
-            config.hydra.run.dir = str(_new_folder(Path(config.hydra.run.dir)))
+            wanted = Path(config.hydra.run.dir)
+            folder = _free_folder(wanted) if _given(config, "hydra.run.dir") else _new_folder(wanted)
+            config.hydra.run.dir = str(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make or find the sweep's folder, its record and, unless tracking=none, its MLflow run."""
@@ -123,8 +124,19 @@ def _or_exit() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Open:
+    """The sweep that this process started.
+
+    Attributes:
+        points: how many it has; None if only its sweeper knows.
+        run_id: of the parent run in MLflow, None if not tracked.
+        claim: the lock that keeps other processes from continuing the same sweep.
+    """
+
     folder: Path
     store: tracking.Store
+    key: str
+    ledger: Ledger
+    points: int | None
     client: Any
     run_id: str | None
     claim: Any
@@ -145,7 +157,14 @@ def _open_sweep(config: DictConfig) -> None:
         run_id = tracking.start_sweep(client, store, folder, overrides, _earlier_run(folder))
     Sweep(key, overrides, run_id).write(folder)
     ledger.add_sweep(key, folder)
-    _open.append(_Open(folder, store, client, run_id, claim))
+    points = _number_of_points(overrides) if _enumerates(config) else None
+    _open.append(_Open(folder, store, key, ledger, points, client, run_id, claim))
+
+
+def _number_of_points(overrides: Sequence[str]) -> int:
+    """How many combinations a grid has."""
+    swept = [one for one in OverridesParser.create().parse_overrides(list(overrides)) if one.is_sweep_override()]
+    return math.prod(len(list(override.sweep_string_iterator())) for override in swept)
 
 
 def _connected(config: DictConfig) -> tuple[tracking.Store, Any]:
@@ -213,18 +232,38 @@ def _folder(config: DictConfig, earlier: Path | None) -> Path:
 def _candidates(wanted: Path) -> Iterator[Path]:
     """`wanted`, wanted-2, wanted-3, ..."""
     yield wanted
+    wanted = wanted.absolute()  # "." has no name to put a number behind
     for suffix in itertools.count(2):
         yield wanted.with_name(f"{wanted.name}-{suffix}")
 
 
 def _taken(folder: Path) -> bool:
-    """Whether no sweep had this folder and now ours has: only one process can make its record."""
+    """Claim the folder for this sweep; returns False if another sweep owns it.
+
+    Raises:
+        InputError: if it holds files that the sweep would overwrite but no sweep has written.
+    """
+    if not is_sweep(folder):
+        _refuse_foreign_files(folder)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         (folder / _FILE).touch(exist_ok=False)
     except FileExistsError:
         return False
     return True
+
+
+def _refuse_foreign_files(folder: Path) -> None:
+    from nst_exp.report import FILES
+
+    if not folder.is_dir():
+        return
+    names = [name for name in FILES if (folder / name).exists()]
+    if names:
+        raise InputError(
+            f"{str(folder)!r} holds {', '.join(names)}, which no sweep has written: give a folder without files of "
+            "these names"
+        )
 
 
 def _new_folder(wanted: Path) -> Path:
@@ -234,6 +273,19 @@ def _new_folder(wanted: Path) -> Path:
             folder.mkdir(parents=True)
             return folder
     raise AssertionError  # there is no end of candidates
+
+
+def _free_folder(wanted: Path) -> Path:
+    """`wanted` or, if that holds a finished run, the first candidate that does not.
+
+    Raises:
+        InputError: if it holds files that a run would overwrite but no run has written.
+    """
+    folder = next(folder for folder in _candidates(wanted) if not RunFolder(folder).finished)
+    RunFolder(folder).refuse_foreign_files(before_hydra=True)
+    if folder != wanted:
+        _log.info("%s holds a finished run; this one is written to %s", wanted, folder)
+    return folder
 
 
 def _redirect(config: DictConfig, folder: Path) -> None:
@@ -260,14 +312,34 @@ def close_sweep(status: str) -> bool:
     if not _open:
         return False
     sweep = _open.pop()
+    if not any(point.began for point in run_folders(sweep.folder)):
+        failures = _failures(sweep.folder)
+        _discard(sweep)
+        return _name(failures)
     report = written_report(sweep.folder)
-    failed = _say_how_it_went(sweep.folder)
     if sweep.run_id is not None:
         files = [*report.files, *sweep.folder.glob("optimization_results.yaml")]  # the latter is a search's
         tracking.end_sweep(sweep.client, sweep.store, sweep.run_id, sweep.folder, files, report.best, status)
     if sweep.claim is not None:
         sweep.claim.release()
-    return failed
+    return _say_how_it_went(sweep)  # last: the output may be closed
+
+
+def _discard(sweep: _Open) -> None:
+    """Leave nothing of a sweep of which no point has begun: it was refused, or interrupted before its first run."""
+    for point in run_folders(sweep.folder):
+        point.discard_unbegun()
+    for name in (_FILE, "multirun.yaml"):
+        with contextlib.suppress(OSError):
+            (sweep.folder / name).unlink()
+    for folder in (sweep.folder, sweep.folder.parent):
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if it is empty
+    if sweep.run_id is not None:
+        tracking.delete_sweep(sweep.client, sweep.run_id)
+    if sweep.claim is not None:
+        sweep.claim.release()
+    sweep.ledger.remove_sweep(sweep.key)
 
 
 def written_report(folder: Path) -> Report:
@@ -281,16 +353,26 @@ def written_report(folder: Path) -> Report:
         return report.Report.empty()
 
 
-def _say_how_it_went(folder: Path) -> bool:
+def _say_how_it_went(sweep: _Open) -> bool:
     """Print what is done and, on stderr, what failed and why."""
-    points = run_folders(folder)
-    if not points:
-        return False
+    points = run_folders(sweep.folder)
     done = sum(point.finished for point in points)
-    print(f"{done} of {len(points)} points done, side by side: {folder / 'report.html'}")
-    failed = [point for point in points if point.failure]
+    print(f"{done} of {sweep.points or len(points)} points done, side by side: {sweep.folder / 'report.html'}")
+    return _name(_failures(sweep.folder))
+
+
+def _failures(folder: Path) -> list[str]:
+    """Which points failed, and why, in a line each."""
     sweep = Sweep.in_folder(folder)
-    for point in failed:
-        setting = " ".join(sweep.swept(point.overrides))
-        print(f"nst_exp: point {point.path.name} ({setting}) failed: {point.failure['error']}", file=sys.stderr)
-    return bool(failed)
+    return [
+        f"point {point.path.name} ({' '.join(sweep.swept(point.overrides))}) failed: {point.failure['error']}"
+        for point in run_folders(folder)
+        if point.failure
+    ]
+
+
+def _name(failures: Sequence[str]) -> bool:
+    """Print failures on stderr; whether there are any."""
+    for failure in failures:
+        print(f"nst_exp: {failure}", file=sys.stderr)
+    return bool(failures)

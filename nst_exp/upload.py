@@ -15,12 +15,13 @@ from pathlib import Path
 from nst_exp import tracking
 from nst_exp.command import run_command
 from nst_exp.errors import InputError
+from nst_exp.files import home_expanded
 from nst_exp.results import RunFolder, run_folders
 from nst_exp.sweep import Sweep, is_sweep, written_report
 
 
 def _upload(arguments: argparse.Namespace) -> int:
-    folder = arguments.folder.expanduser().absolute()
+    folder = home_expanded(arguments.folder).absolute()
     if not folder.is_dir():
         raise InputError(f"{str(arguments.folder)!r}: no such folder")
     if is_sweep(folder.parent):  # a point goes below its sweep

@@ -28,7 +28,7 @@ from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
 from nst_exp.errors import InputError
-from nst_exp.files import write_atomically
+from nst_exp.files import home_expanded, write_atomically
 
 Pixels = npt.NDArray[np.float32]
 Box = tuple[float, float, float, float]
@@ -63,13 +63,7 @@ def locate(address: str) -> Path:
     Raises:
         InputError: if there is no such file, it is a directory, or the package is not installed.
     """
-    if address.startswith("pkg://"):
-        path = _in_package(address)
-    else:
-        try:
-            path = Path(address).expanduser()
-        except RuntimeError as error:  # "~nobody/a.jpg"
-            raise InputError(f"{address!r}: {_reason(error)}") from error
+    path = _in_package(address) if address.startswith("pkg://") else home_expanded(address)
     refusal = _refusal(path)
     if refusal:
         raise InputError(f"{address!r}: {refusal}")

@@ -28,6 +28,7 @@ SHEET = "contact_sheet.png"
 PARETO = "pareto.png"
 CONVERGENCE = "convergence.png"
 TABLE = "table.csv"
+FILES = (PAGE, SHEET, PARETO, CONVERGENCE, TABLE)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nst_exp.tracking.run import NullRun, TrackedRun, start_run, track, try_upload, upload
 from nst_exp.tracking.store import Store, connect, database_of, existing_store, sqlite_uri
-from nst_exp.tracking.sweep import end_sweep, end_the_dead, known_parent, start_sweep, sweep_command
+from nst_exp.tracking.sweep import delete_sweep, end_sweep, end_the_dead, known_parent, start_sweep, sweep_command
 from nst_exp.tracking.view import how_to_open, point_name
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "TrackedRun",
     "connect",
     "database_of",
+    "delete_sweep",
     "end_sweep",
     "end_the_dead",
     "existing_store",

@@ -12,10 +12,12 @@ from types import FrameType
 
 import psutil
 
+from nst_exp.signals import ENDING
+
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Ctrl-C and SIGTERM wait until this is left: a write to sqlite that they break off leaves the file locked.
+    """Signals that end a command wait until this is left: a write to sqlite that they break off leaves the file locked.
 
     A second one does not wait. Signals reach the main thread only, and there is nothing to hold in others.
     """
@@ -29,7 +31,7 @@ def signals_held() -> Iterator[None]:
             raise KeyboardInterrupt
         held.append(number)
 
-    handlers = {number: signal.signal(number, hold) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.signal(number, hold) for number in ENDING}
     try:
         yield
     finally:

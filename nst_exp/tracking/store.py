@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from nst_exp.config import TrackingConfig
 from nst_exp.errors import InputError
+from nst_exp.files import home_expanded
 from nst_exp.tracking.moved import repair_moved_store
 
 _log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Store:
         if uri is None:
             if config.backend == "server":
                 raise InputError("tracking=server needs an address: give tracking.uri=http://HOST:PORT")
-            folder = Path(config.store or _DEFAULT_FOLDER).expanduser().absolute()
+            folder = home_expanded(config.store or _DEFAULT_FOLDER).absolute()
             return cls("sqlite", sqlite_uri(folder / "mlflow.db"), folder / "mlartifacts", config.experiment)
         store = cls.at(uri, config.experiment, named_by)
         if config.backend == "sqlite" and store.backend != "sqlite":
@@ -143,7 +144,7 @@ def database_of(uri: str) -> Path | None:
         found = None
     if not found or found == ":memory:":
         raise InputError(f"{uri}: names no file: give sqlite:///FILE.db")
-    return Path(found).expanduser().absolute()
+    return home_expanded(found).absolute()
 
 
 def _is_sqlite(uri: str) -> bool:
@@ -273,6 +274,7 @@ def _quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one for each file
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # our own lines say how to open a run
+    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no page of advice where git is not installed
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # our own line says what went wrong
 

@@ -116,6 +116,15 @@ def end_sweep(
     return True
 
 
+@signals_held()
+def delete_sweep(client: Any, run_id: str) -> None:
+    """Delete the parent run of a sweep in which no point has begun; a lost store costs only this, and is logged."""
+    try:
+        client.delete_run(run_id)
+    except failures() as error:
+        _log.warning("the sweep's run %s cannot be deleted: %s", run_id, reason(error))
+
+
 def _log_best(client: Any, run_id: str, best: RunFolder) -> None:
     """The numbers, the settings and the picture of the best point, on the parent run."""
     result = best.result

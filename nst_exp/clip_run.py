@@ -55,6 +55,14 @@ class _Reel:
     past: deque[Past] = field(default_factory=deque)
     failure: InputError | None = None
 
+    @contextlib.contextmanager
+    def failing_alone(self) -> Iterator[None]:
+        """What goes wrong in here stops this film only."""
+        try:
+            yield
+        except InputError as error:
+            self.failure = self.failure or error
+
 
 def paint_films(films: Sequence[Film], within: _Within = contextlib.nullcontext) -> list[InputError | None]:
     """Paint all frames of films of one `Kin`: a frame in all of them, side by side, then the next.
@@ -166,7 +174,8 @@ def _paint(reels: Sequence[_Reel], pass_: int, batch: Sequence[Frame], show: _Sh
             reel.failure = reel.failure or solution
         else:
             numbers = _numbers(solution, frame.pts, seconds, len(todo))
-            reel.film.frames.write(pass_, frame.index, to_uint8(solution.pastiche), numbers)
+            with reel.failing_alone():
+                reel.film.frames.write(pass_, frame.index, to_uint8(solution.pastiche), numbers)
     return sum(solution.evaluations for solution in solutions if isinstance(solution, Solution))
 
 
@@ -232,7 +241,7 @@ def _take_up(reel: _Reel, pass_: int, frame: Frame, done: int) -> None:
     levels = reel.film.frames.levels(pass_, frame.index)
     reel.past.appendleft(Past(frame.index, frame.levels, levels))
     if pass_ == reel.film.config.video.passes:
-        with reel.within():
+        with reel.within(), reel.failing_alone():
             _log_frame(reel.film, pass_, frame.index, done, levels)
 
 

@@ -8,13 +8,40 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from nst_exp.devices import ignore_settings
 from nst_exp.errors import InputError
 from nst_exp.signals import BROKEN_PIPE, drop_output, end_as_interrupted
+
+_ADDRESS_SPACE = 3 * 2**30  # bytes; with 1.5 GB JAX has been seen to wait for ever
+
+
+def prepare_process() -> None:
+    """Set up what is the same for all commands and belongs to the whole process; call it before importing JAX."""
+    end_as_interrupted()
+    for setting in ignore_settings():
+        print(f"nst_exp: {setting} is ignored: results must not depend on it", file=sys.stderr)
+    _refuse_small_address_space()
+
+
+def _refuse_small_address_space() -> None:
+    """JAX's threads would wait for ever where `ulimit -v` leaves them no room to start."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < _ADDRESS_SPACE:
+        print(
+            f"nst_exp: ulimit -v {limit // 1024}: JAX needs at least {_ADDRESS_SPACE // 1024} (kB of address space, "
+            "most of which is never used); limit the memory in another way, such as a control group",
+            file=sys.stderr,
+        )
+        sys.exit(1)
 
 
 def run_command(body: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> NoReturn:
     """Exit with what `body` returns, or with 1 and one line on what the user can put right."""
-    end_as_interrupted()
+    prepare_process()
     try:
         code = body(arguments)
         sys.stdout.flush()

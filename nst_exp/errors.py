@@ -7,3 +7,7 @@ Only the commands turn it into an exit code; a traceback is kept for defects of 
 
 class InputError(ValueError):
     """Wrong input: a value out of range, an unreadable file, params that do not fit, a server not there."""
+
+
+class OutOfMemoryError(InputError):
+    """The device has too little memory for what was asked; a smaller picture or a smaller batch may fit."""

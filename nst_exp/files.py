@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,18 @@ def write_atomically(path: Path, content: bytes) -> None:
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """Write `data` as indented JSON, atomically."""
     write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """The folder and those above it, as far as they do not exist."""
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def remove_folders(folders: Iterable[Path]) -> None:
+    """Remove folders, inner ones first, each only if it is empty."""
+    for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def digest(path: Path) -> str | None:

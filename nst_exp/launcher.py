@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
 from hydra.types import HydraContext
@@ -25,7 +24,8 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from nst_exp import job
 from nst_exp.config import RunConfig
-from nst_exp.errors import InputError
+from nst_exp.devices import backend
+from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.experiment import BegunRun, Finish, ReadyRun, begin, prepare, work
 from nst_exp.explanations import one_line
 from nst_exp.preparation import Static
@@ -44,18 +44,18 @@ class Limits:
     memory_share: float
 
     @classmethod
-    def checked(cls, lanes: int | str, memory_share: float) -> Limits:
+    def checked(cls, lanes: float | str, memory_share: float | str) -> Limits:
         """The limits that conf/hydra/launcher/batched.yaml names; `auto` lanes are one on a CPU, any number elsewhere.
 
         Raises:
             InputError: if one is out of range.
         """
-        if not 0 < memory_share <= 1:
-            raise InputError(f"hydra.launcher.memory_share={memory_share}: must be above 0, at most 1")
+        if isinstance(memory_share, bool | str) or not 0 < memory_share <= 1:
+            raise InputError(f"hydra.launcher.memory_share={memory_share}: must be a number above 0, at most 1")
         if lanes == "auto":
-            return cls(1 if jax.default_backend() == "cpu" else None, memory_share)
-        if isinstance(lanes, str) or lanes < 1:
-            raise InputError(f"hydra.launcher.lanes={lanes}: must be auto or at least 1")
+            return cls(1 if backend() == "cpu" else None, memory_share)
+        if type(lanes) is not int or lanes < 1:
+            raise InputError(f"hydra.launcher.lanes={lanes}: must be auto or a whole number of at least 1")
         return cls(lanes, memory_share)
 
     def of(self, ready: ReadyRun) -> int:
@@ -186,7 +186,7 @@ class _Launch:
         return one.ready is not None
 
     def _work_in_batches(self, group: Sequence[_Job]) -> None:
-        """From a batch that fails on, batches are half as large, until what fails stands alone."""
+        """Work on a group, in batches that are halved where that may help; what fails then fails alone."""
         assert group[0].ready is not None
         most = self._limits.of(group[0].ready)
         while group:
@@ -195,22 +195,29 @@ class _Launch:
             try:
                 self._work(batch)
             except Exception as error:
-                if len(batch) > 1:
+                if len(batch) > 1 and _may_be_halved(error):
                     most = len(batch) // 2
                     _log.warning("%d runs at once failed, now %d: %s", len(batch), most, one_line(error))
                     continue
-                self._deliver(batch[0], partial(_raise, error))
+                for one in batch:
+                    self._deliver(one, partial(_raise, error))
             group = group[len(batch) :]
 
     def _work(self, batch: Sequence[_Job]) -> None:
         """Work side by side, then deliver one by one; whatever ends this early ends the runs in MLflow, too."""
         _log_as_job(batch[0])
         with contextlib.ExitStack() as all_under_way:
-            begun = []
+            begun: list[BegunRun] = []
             for one in batch:
-                with _logging_to([one]):
-                    begun.append(one.begin())
+                try:
+                    with _logging_to([one]):
+                        begun.append(one.begin())
+                except Exception as error:  # one that cannot begin fails alone
+                    self._deliver(one, partial(_raise, error))
                 all_under_way.push(one.under_way)
+            batch = [one for one in batch if one.number not in self._returns]
+            if not batch:
+                return
             with _logging_to(batch):
                 rests = work(begun, within=lambda index: _logging_to([batch[index]]))
             for one, rest in zip(batch, rests, strict=True):
@@ -236,6 +243,14 @@ class _Launch:
 
     def _log_as_hydra(self) -> None:
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+
+
+def _may_be_halved(error: Exception) -> bool:
+    """Whether smaller batches may succeed: memory is short, or one point makes our own code fail.
+
+    What a user can put right, such as a full disk, is the same for the whole batch: solving again would not help.
+    """
+    return isinstance(error, OutOfMemoryError) or not isinstance(error, InputError | OSError)
 
 
 def _raise(error: Exception) -> NoReturn:

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, Timeout
 
 from nst_exp.errors import InputError
-from nst_exp.files import home_expanded, write_json
+from nst_exp.files import home_expanded, remove_folders, write_json
 from nst_exp.results import RunFolder
 
 _log = logging.getLogger(__name__)
@@ -60,9 +60,7 @@ class Ledger:
         for suffix in (".json", ".lock"):
             with contextlib.suppress(OSError):
                 (self.folder / "sweeps" / f"{key}{suffix}").unlink()
-        for folder in (self.folder / "sweeps", self.folder):
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # only if it is empty
+        remove_folders([self.folder / "sweeps", self.folder])
 
     def frames(self, key: str) -> Path | None:
         """The folder of the latest run that painted a clip's frames of this key, finished or not."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import resource
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import jax
 import psutil
 
+_CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
@@ -31,10 +33,46 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def free_bytes() -> int:
+def free_bytes() -> float:
     """Memory that may still be used: the devices', each as full as the fullest, if they tell, else the host's."""
     statistics = [device.memory_stats() or {} for device in jax.local_devices()]
     if all("bytes_limit" in of_one for of_one in statistics):
         least = min(int(of_one["bytes_limit"]) - int(of_one.get("bytes_in_use", 0)) for of_one in statistics)
         return least * len(statistics)
-    return int(psutil.virtual_memory().available)
+    return min(int(psutil.virtual_memory().available), _free_in_container())
+
+
+def _free_in_container(root: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> float:
+    """What the control groups of this process leave free, in bytes: psutil knows the whole machine only.
+
+    Both versions of Linux' control groups are read; file pages that can be dropped do not count as used.
+
+    Args:
+        root: where the control groups are mounted.
+        own: the file that names those of this process.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return math.inf
+    free = math.inf
+    for _, controllers, path in lines:
+        if not controllers:
+            free = min(free, _free_below(root, path, "memory.max", "memory.current", "inactive_file"))
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            free = min(free, _free_below(root / "memory", path, *names))
+    return free
+
+
+def _free_below(root: Path, path: str, limit: str, usage: str, droppable: str) -> float:
+    """The least that the control group `path` and those above it leave; inside a container `path` may be missing."""
+    folder, free = root / path.lstrip("/"), math.inf
+    for group in (folder, *folder.parents):
+        with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
+            used = int((group / usage).read_text())
+            statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+            free = min(free, int((group / limit).read_text()) - used + int(statistics.get(droppable, 0)))
+        if group == root:
+            return max(free, 0)
+    return free

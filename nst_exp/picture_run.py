@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -68,14 +68,16 @@ def paint(canvases: Sequence[Canvas], within: Within = contextlib.nullcontext) -
         For each picture what solving brought, or why there is nothing.
 
     Raises:
-        InputError: if the device is out of memory, or a file cannot be written.
+        OutOfMemoryError: if the device is out of memory.
+        InputError: if no picture's files can be written.
     """
     inputs, count = canvases[0].inputs, len(canvases)
     static = Static.of(inputs)
-    diaries = []
-    for index, canvas in enumerate(canvases):
+    diaries = [_Diary(canvas, static.schedule) for canvas in canvases]
+    for index, diary in enumerate(diaries):
         with within(index):
-            diaries.append(_Diary(canvas, static.schedule))
+            diary.begin()
+    _stop_if_all_failed(diaries)
     evaluations = np.zeros(count, int)
     forget_peak()
     started = time.monotonic()
@@ -84,6 +86,7 @@ def paint(canvases: Sequence[Canvas], within: Within = contextlib.nullcontext) -
         def on_chunk(chunk: Progress) -> None:
             with within(chunk.lane):
                 diaries[chunk.lane].add(chunk)
+            _stop_if_all_failed(diaries)
             evaluations[chunk.lane] = chunk.trace.evaluations[-1]
             loss = float(chunk.trace.totals[-1])
             shown.update(steps_done=chunk.steps_done, loss=loss, evaluations=int(evaluations.sum()))
@@ -92,9 +95,16 @@ def paint(canvases: Sequence[Canvas], within: Within = contextlib.nullcontext) -
         solutions = stylize(static.objective, static.method, inputs.params, lanes, static.schedule, on_chunk)
     seconds, peak = (time.monotonic() - started) / count, peak_mb()
     return [
-        solution if isinstance(solution, InputError) else Painted(solution, diary.trace, seconds, peak, count)
+        diary.failure
+        or (solution if isinstance(solution, InputError) else Painted(solution, diary.trace, seconds, peak, count))
         for diary, solution in zip(diaries, solutions, strict=True)
     ]
+
+
+def _stop_if_all_failed(diaries: Sequence[_Diary]) -> None:
+    failures = [diary.failure for diary in diaries if diary.failure is not None]
+    if len(failures) == len(diaries):
+        raise failures[0]
 
 
 def finish_picture(canvas: Canvas, painted: Painted | InputError) -> dict[str, Any]:
@@ -139,20 +149,38 @@ def _measures(inputs: Inputs, solution: Solution) -> dict[str, float]:
 
 
 class _Diary:
-    """What is written while a picture is solved: its trace, and pictures on the way."""
+    """What is written while a picture is solved: its trace, and pictures on the way.
+
+    Attributes:
+        failure: why something could not be written. The other pictures of the batch are solved all the same.
+    """
 
     def __init__(self, canvas: Canvas, schedule: Schedule) -> None:
         self._canvas = canvas
+        self._schedule = schedule
         self._tables: list[Table] = []
+        self.failure: InputError | None = None
         self._snapshots = _snapshot_steps(schedule.steps, canvas.inputs.plan.config.tracking.snapshots)
-        self._keep(initial_image(schedule, canvas.lane), 0)  # where MLflow's image grid opens
+
+    def begin(self) -> None:
+        """Write down where the picture sets out from; MLflow's image grid opens with it."""
+        with self._failing_alone():
+            self._keep(initial_image(self._schedule, self._canvas.lane), 0)
 
     def add(self, chunk: Progress) -> None:
         """Write down what a chunk brought."""
         self._tables.append(_table(chunk))
-        self._canvas.run.log_trace(self._tables[-1])
-        while self._snapshots and chunk.steps_done >= self._snapshots[0]:
-            self._keep(chunk.best_image, self._snapshots.pop(0))
+        with self._failing_alone():
+            self._canvas.run.log_trace(self._tables[-1])
+            while self._snapshots and chunk.steps_done >= self._snapshots[0]:
+                self._keep(chunk.best_image, self._snapshots.pop(0))
+
+    @contextlib.contextmanager
+    def _failing_alone(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            self.failure = self.failure or error
 
     @property
     def trace(self) -> Table:

@@ -15,7 +15,8 @@ import platformdirs
 
 from nst_exp import record
 from nst_exp.config import RunConfig, SolverConfig
-from nst_exp.errors import InputError
+from nst_exp.devices import backend
+from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.files import home_expanded
 from nst_exp.media.image import from_uint8, locate, read_image, sha256_of
 from nst_exp.media.kind import kind_of
@@ -142,7 +143,7 @@ def _of_this_device(config: RunConfig) -> RunConfig:
     """With the precision that `auto` stands for here."""
     if config.precision != "auto":
         return config
-    return dataclasses.replace(config, precision="float32" if jax.default_backend() == "cpu" else "tf32")
+    return dataclasses.replace(config, precision="float32" if backend() == "cpu" else "tf32")
 
 
 def _canonical(network: Network, name: str, layers: Iterable[str]) -> tuple[str, ...]:
@@ -379,4 +380,4 @@ def memory_explained(config: RunConfig) -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise InputError(f"size={config.size}: the device is out of memory, give a smaller one") from error
+        raise OutOfMemoryError(f"size={config.size}: the device is out of memory, give a smaller one") from error

@@ -134,15 +134,14 @@ class RunFolder:
         return False
 
     def discard_unbegun(self) -> None:
-        """Remove what a run that was refused before it began has left, and the folder if nothing else is in it."""
+        """Remove what Hydra and a run that was refused before it began have left in the folder."""
         if self.began:
             return
         for name in (*_HYDRA_FILES, _FAILURE):
             with contextlib.suppress(OSError):
                 (self.path / name).unlink()
-        for folder in (self.path / ".hydra", self.path, self.path.parent):
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # only if it is empty
+        with contextlib.suppress(OSError):
+            (self.path / ".hydra").rmdir()  # only if it is empty
 
     def fail(self, error: str, overrides: Sequence[str]) -> None:
         """Write down why there is no result; nothing if the disk refuses that, too."""

@@ -25,14 +25,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nst_exp import completion, job, usage
 from nst_exp.arguments import UsageError, parse
+from nst_exp.command import prepare_process
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
 from nst_exp.explanations import one_line
 from nst_exp.keys import CONF
 from nst_exp.overrides import prepared
 from nst_exp.search import returned
-from nst_exp.signals import BROKEN_PIPE, drop_output, end_as_interrupted
-from nst_exp.sweep import close_sweep
+from nst_exp.signals import BROKEN_PIPE, drop_output
+from nst_exp.sweep import close_sweep, discard_unbegun_run
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
@@ -52,7 +53,7 @@ def _run(config: DictConfig) -> float | tuple[float, ...]:
     except (InputError, OmegaConfBaseException) as error:
         raise _Refused from error
     finally:
-        RunFolder(Path(settings.runtime.output_dir)).discard_unbegun()
+        discard_unbegun_run(Path(settings.runtime.output_dir))
 
 
 def _one_run(config: DictConfig, settings: Any) -> float | tuple[float, ...]:
@@ -69,7 +70,7 @@ def main() -> NoReturn:
     show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on to us instead of printing stack traces
     logging.raiseExceptions = show_traceback  # a log line that cannot be written is no reason for a page of traceback
-    end_as_interrupted()
+    prepare_process()
     try:
         failed = _main(show_traceback=show_traceback)
         sys.stdout.flush()

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from nst_exp import tracking
 from nst_exp.config import TrackingConfig
 from nst_exp.errors import InputError
-from nst_exp.files import write_json
+from nst_exp.files import missing_folders, remove_folders, write_json
 from nst_exp.ledger import Ledger
 from nst_exp.media.image import locate, sha256_of
 from nst_exp.results import RESULTS_VERSION, RunFolder, run_folders
@@ -108,6 +108,13 @@ class SweepCallback(Callback):
             _open_sweep(config)
 
 
+def discard_unbegun_run(folder: Path) -> None:
+    """Leave nothing of a single run that was refused before it began."""
+    if not RunFolder(folder).began:
+        RunFolder(folder).discard_unbegun()
+        remove_folders(_made)
+
+
 @contextlib.contextmanager
 def _or_exit() -> Iterator[None]:
     """End the command: Hydra would make a warning of an exception, and go on."""
@@ -143,12 +150,14 @@ class _Open:
 
 
 _open: list[_Open] = []  # none, or the sweep that this process started
+_made: list[Path] = []  # the folders that this process made for its run or sweep
 
 
 def _open_sweep(config: DictConfig) -> None:
     overrides = list(config.hydra.overrides.task)
     store, client = _connected(config)  # before anything is written: a store that is not there refuses the sweep
     ledger, key = Ledger.at(config.ledger), _key(config, overrides)
+    _made[:] = missing_folders(ledger.folder) if ledger.folder else []
     claim = ledger.claim(key)
     goes_on = claim is not None and not config.force and _enumerates(config) and config.source != "camera"
     folder = _folder(config, ledger.sweep(key) if goes_on else None)
@@ -245,6 +254,7 @@ def _taken(folder: Path) -> bool:
     """
     if not is_sweep(folder):
         _refuse_foreign_files(folder)
+    _made.extend(missing_folders(folder))
     folder.mkdir(parents=True, exist_ok=True)
     try:
         (folder / _FILE).touch(exist_ok=False)
@@ -270,6 +280,7 @@ def _new_folder(wanted: Path) -> Path:
     """Make `wanted` or, if it is there, the first candidate that is not."""
     for folder in _candidates(wanted):
         with contextlib.suppress(FileExistsError):
+            _made[:] = missing_folders(folder)
             folder.mkdir(parents=True)
             return folder
     raise AssertionError  # there is no end of candidates
@@ -283,6 +294,7 @@ def _free_folder(wanted: Path) -> Path:
     """
     folder = next(folder for folder in _candidates(wanted) if not RunFolder(folder).finished)
     RunFolder(folder).refuse_foreign_files(before_hydra=True)
+    _made[:] = missing_folders(folder)
     if folder != wanted:
         _log.info("%s holds a finished run; this one is written to %s", wanted, folder)
     return folder
@@ -329,17 +341,16 @@ def _discard(sweep: _Open) -> None:
     """Leave nothing of a sweep of which no point has begun: it was refused, or interrupted before its first run."""
     for point in run_folders(sweep.folder):
         point.discard_unbegun()
+        remove_folders([point.path])
     for name in (_FILE, "multirun.yaml"):
         with contextlib.suppress(OSError):
             (sweep.folder / name).unlink()
-    for folder in (sweep.folder, sweep.folder.parent):
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # only if it is empty
     if sweep.run_id is not None:
         tracking.delete_sweep(sweep.client, sweep.run_id)
     if sweep.claim is not None:
         sweep.claim.release()
     sweep.ledger.remove_sweep(sweep.key)
+    remove_folders(_made)
 
 
 def written_report(folder: Path) -> Report:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -95,8 +96,9 @@ def test_force_does_all_again_in_a_new_folder(tmp_path: Path) -> None:
 def test_a_single_run_is_a_deliberate_act(tmp_path: Path) -> None:
     run_in_process(folder=tmp_path)
     before = (tmp_path / OUT / "result.json").stat().st_mtime_ns
-    run_in_process(folder=tmp_path)
-    assert (tmp_path / OUT / "result.json").stat().st_mtime_ns > before
+    assert f"{OUT} holds a finished run; this one is written to " in run_in_process(folder=tmp_path).stdout
+    assert (tmp_path / OUT / "result.json").stat().st_mtime_ns == before
+    assert (tmp_path / f"{OUT}-2" / "result.json").is_file()
 
 
 def test_another_sweep_does_not_write_over_this_one(tmp_path: Path) -> None:
@@ -158,9 +160,10 @@ def test_a_bug_in_one_point_leaves_the_others_alone(tmp_path: Path, monkeypatch:
 
 
 def identity_of(folder: Path, *arguments: str) -> str:
-    done = run_in_process(*arguments, folder=folder)
+    out = folder / uuid.uuid4().hex
+    done = run_in_process(*arguments, f"hydra.run.dir={out}", folder=folder)
     assert done.code == 0, done.stderr
-    return RunFolder(folder / OUT).record.identity
+    return RunFolder(out).record.identity
 
 
 def test_identity_is_what_determines_the_result_and_nothing_else(tmp_path: Path) -> None:

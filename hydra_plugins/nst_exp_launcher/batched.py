@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 class BatchedLauncher(Launcher):
     """Solves a sweep's jobs side by side; conf/hydra/launcher/batched.yaml says what its options mean."""
 
-    def __init__(self, lanes: int | str, memory_share: float) -> None:
+    def __init__(self, lanes: float | str, memory_share: float | str) -> None:
         self.lanes = lanes
         self.memory_share = memory_share
 

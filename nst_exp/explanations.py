@@ -72,7 +72,8 @@ def _missing_option(error: MissingConfigException) -> str | None:
         return None
     for start, extra in _EXTRAS.items():
         if found[1].startswith(start):
-            return f"{found[1]} is not installed: pip install 'nst-exp[{extra}]'"
+            what = "this search needs Optuna" if extra == "optuna" else f"{found[1]} is not installed"
+            return f"{what}: pip install 'nst-exp[{extra}]'"
     group, _, option = found[1].rpartition("/")
     options = sorted(error.options or keys.group_options().get(group) or ())
     choices = f": choose one of {', '.join(options)}" if options else ": there is no such group or option"

@@ -280,8 +280,7 @@ class _Copy:
     def __init__(self, output: Any, stream: Any, begin: Fraction, lead: Fraction) -> None:
         self._output, self._begin = output, begin
         self._stream = output.add_stream_from_template(stream)
-        padding = Fraction(_padding(stream), stream.codec_context.sample_rate or 48000)
-        self._from = begin - max(lead, padding)
+        self._from = begin - max(lead, _padding(stream))
 
     def write(self, packet: Any) -> None:
         if packet.pts * packet.time_base < self._from:
@@ -296,9 +295,15 @@ class _Copy:
         """Nothing waits."""
 
 
-def _padding(stream: Any) -> int:
-    """Samples before the first that is heard, which the decoder drops."""
-    return int(getattr(stream.codec_context, "initial_padding", 0) or 0)
+def _padding(stream: Any) -> Fraction:
+    """How long the sound is, in s, that an Opus decoder drops at first; rounded up, as Matroska rounds time stamps.
+
+    The file's header says it (RFC 7845, section 5.1), and Matroska moves time stamps by it.
+    """
+    header = bytes(stream.codec_context.extradata or b"")
+    if not header.startswith(b"OpusHead"):
+        return Fraction(0)
+    return Fraction(int.from_bytes(header[10:12], "little"), 48000) + Fraction(1, 1000)
 
 
 class _Encoding:

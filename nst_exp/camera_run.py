@@ -26,7 +26,7 @@ from nst_exp.flow_cache import Flows
 from nst_exp.judgement import Pair, measure
 from nst_exp.media.camera import Camera, Snapshot
 from nst_exp.media.frame_conversion import resize
-from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_image
+from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_levels
 from nst_exp.media.video_writer import CODECS, write_clip
 from nst_exp.memory import forget_peak, peak_mb
 from nst_exp.objective import Anchor
@@ -332,7 +332,7 @@ def _result(inputs: Inputs, live: _Live, path: Path, folder: RunFolder) -> dict[
     assert live.last is not None
     rows, solution = live.rows, live.last.solution
     folder.write_trace({name: np.array([row[name] for row in rows]) for name in rows[0]})
-    write_image(folder.path / PICTURE, from_uint8(live.last.pastiche))
+    write_levels(folder.path / PICTURE, live.last.pastiche)
     evaluations = int(sum(row["frame/evaluations"] for row in rows))
     hashes = {name: sha256_of(file) for name, file in {"pastiche": folder.path / PICTURE, "clip": path}.items()}
     return {

@@ -19,7 +19,7 @@ from nst_exp.clip import Link, Past, blended, link
 from nst_exp.errors import InputError
 from nst_exp.film import Film, Levels, log_treatment, shown, write_clips
 from nst_exp.frames import Frames
-from nst_exp.media.image import from_uint8, to_uint8, write_image
+from nst_exp.media.image import from_uint8, to_uint8, write_levels
 from nst_exp.media.video import Frame
 from nst_exp.memory import forget_peak
 from nst_exp.objective import Anchor
@@ -251,5 +251,5 @@ def _log_frame(film: Film, pass_: int, index: int, done: int, levels: Levels) ->
     film.run.log_trace({"step": np.array([index])} | {name: np.array([value]) for name, value in numbers.items()})
     snapshots, count = film.config.tracking.snapshots, film.count or 0
     if done - 1 in {count * k // (snapshots + 1) for k in range(snapshots + 1)}:
-        write_image(film.folder.progress_file(index), from_uint8(levels))
+        write_levels(film.folder.progress_file(index), levels)
         film.run.log_picture(levels, index)

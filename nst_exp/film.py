@@ -18,13 +18,13 @@ import numpy.typing as npt
 from nst_exp import record
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
-from nst_exp.flow import hidden, motion_edges, still
+from nst_exp.flow import estimator_version, hidden, motion_edges, still
 from nst_exp.flow_cache import Flows
 from nst_exp.frames import Frames
 from nst_exp.judgement import Pair, measure
 from nst_exp.ledger import Ledger
 from nst_exp.media.frame_conversion import resize
-from nst_exp.media.image import from_uint8, sha256_of, write_image
+from nst_exp.media.image import from_uint8, sha256_of, write_levels
 from nst_exp.media.sound import plan_sound
 from nst_exp.media.timing import Ending, ending_of
 from nst_exp.media.video import Clip, Cut, Frame, read_frames
@@ -39,7 +39,7 @@ from nst_exp.preparation import (
     following_schedule,
     frame_size,
 )
-from nst_exp.results import CLIP, FRAMES, PICTURE, SIDE_BY_SIDE, RunFolder
+from nst_exp.results import CLIP, FRAMES, PICTURE, RESULTS_VERSION, SIDE_BY_SIDE, RunFolder
 from nst_exp.solver import Method
 from nst_exp.steadiness import Seen, Steadiness
 from nst_exp.stylize import Schedule
@@ -115,17 +115,23 @@ class Film:
         """Between the source's frames, at the film's size."""
         plan, video = self.inputs.plan, self.config.video
         width, height = frame_size(plan)
-        name = f"{plan.hashes['content'][:32]}-{width}x{height}-{video.estimator}"
+        code = estimator_version(video.estimator)  # flows must not outlive the code that made them
+        name = f"{plan.hashes['content'][:32]}-{width}x{height}-{video.estimator}-{code}-{RESULTS_VERSION}"
         kept_in = cache_folder(plan.config) / "flow" / name if video.flow_cache_mb else None
         return Flows(video.estimator, kept_in, video.flow_cache_mb)
 
     def source_frames(self) -> Iterator[Frame]:
         """One after the other, at the film's size."""
-        size = frame_size(self.inputs.plan)
-        for frame in read_frames(
-            self.clip, cut_of(self.config), on_corrupt=self.config.video.on_corrupt, name="content"
-        ):
-            yield replace(frame, levels=resize(frame.levels, size))
+        for frame in self.original_frames():
+            yield self.resized(frame)
+
+    def original_frames(self) -> Iterator[Frame]:
+        """One after the other, at the source's own size."""
+        return read_frames(self.clip, cut_of(self.config), on_corrupt=self.config.video.on_corrupt, name="content")
+
+    def resized(self, frame: Frame) -> Frame:
+        """The frame at the film's size."""
+        return replace(frame, levels=resize(frame.levels, frame_size(self.inputs.plan)))
 
     def open(self) -> None:
         """Begin, or go on with the frames that another run of the same settings has left.
@@ -272,7 +278,7 @@ def _result(film: Film, files: Mapping[str, Path]) -> dict[str, Any]:
     rows = [frames.numbers(p, index) for p in range(1, pass_ + 1) for index in frames.indices(p)]
     last = [frames.numbers(pass_, index) for index in indices]
     seconds, evaluations = (sum(row[f"frame/{name}"] for row in rows) for name in ("seconds", "evaluations"))
-    write_image(folder.path / PICTURE, from_uint8(frames.levels(pass_, indices[len(indices) // 2])))
+    write_levels(folder.path / PICTURE, frames.levels(pass_, indices[len(indices) // 2]))
     hashes = {name: sha256_of(path) for name, path in {"pastiche": folder.path / PICTURE, **files}.items()}
     return {
         "identity": folder.record.identity,
@@ -312,14 +318,14 @@ def _measures(film: Film) -> dict[str, float]:
     judged = {indices[len(indices) * k // _JUDGED] for k in range(_JUDGED)}
     steadiness, found = Steadiness(), []
     flows, before = film.flows, None
-    for frame in film.source_frames():
+    for frame in film.original_frames():
         if not frames.has(pass_, frame.index):
             continue
-        index, after = frame.index, Seen(frame.levels, frames.levels(pass_, frame.index))
+        index, after = frame.index, Seen(film.resized(frame).levels, frames.levels(pass_, frame.index))
         if before is not None:
             _add(steadiness, flows, before, (index, after))
         if index in judged:
-            found.append(_judged(film.inputs, index, after))
+            found.append(_judged(film.inputs, frame, after))
         before = index, after
     means = {name: float(np.mean([one[name] for one in found])) for name in found[0]}
     return means | steadiness.measures()
@@ -332,10 +338,10 @@ def _add(steadiness: Steadiness, flows: Flows, before: tuple[int, Seen], after: 
     steadiness.add(before[1], after[1], backward, held, still(backward))
 
 
-def _judged(inputs: Inputs, index: int, seen: Seen) -> dict[str, float]:
-    """What the judge says of one frame."""
+def _judged(inputs: Inputs, frame: Frame, seen: Seen) -> dict[str, float]:
+    """The measures of one frame, compared with the source's frame at its own size, whatever the film's size is."""
     plan = inputs.plan
     hashes = (plan.hashes["content"], plan.hashes["style"])
-    pair = Pair(plan.files["content"], plan.files["style"], hashes, plan.config.aspect, index, seen.content)
+    pair = Pair(plan.files["content"], plan.files["style"], hashes, plan.config.aspect, frame.index, frame.levels)
     content, pastiche = (jnp.asarray(from_uint8(levels)) for levels in (seen.content, seen.pastiche))
     return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config))

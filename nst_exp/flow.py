@@ -88,3 +88,13 @@ def _squares(vectors: Flow) -> Float32[np.ndarray, "height width"]:
 def _grid(height: int, width: int) -> tuple[Float32[np.ndarray, "height width"], Float32[np.ndarray, "height width"]]:
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
     return rows, columns
+
+
+def estimator_version(estimator: str) -> str:
+    """The version of the library behind an estimator; flows of another version may differ.
+
+    Args:
+        estimator: a name in `ESTIMATORS`.
+    """
+    assert estimator in ESTIMATORS
+    return f"opencv{cv2.__version__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from PIL import Image as PillowImage
 
 from nst_exp.errors import InputError
 from nst_exp.files import write_atomically
-from nst_exp.media.image import from_uint8, write_image
+from nst_exp.media.image import write_levels
 
 Levels = npt.NDArray[np.uint8]
 
@@ -80,17 +81,16 @@ class Frames:
             InputError: if it cannot be written.
         """
         self._pass(pass_).mkdir(parents=True, exist_ok=True)
-        write_image(self.file(pass_, index), from_uint8(levels), text={_NUMBERS: json.dumps(dict(numbers))})
+        write_levels(self.file(pass_, index), levels, text={_NUMBERS: json.dumps(dict(numbers))})
 
     def levels(self, pass_: int, index: int) -> Levels:
         """The frame, (H, W, 3)."""
-        with PillowImage.open(self.file(pass_, index)) as image:
-            return np.asarray(image.convert("RGB"))
+        path = self.file(pass_, index)
+        return _decoded(path, path.stat().st_mtime_ns)
 
     def numbers(self, pass_: int, index: int) -> dict[str, float]:
         """Its numbers."""
-        with PillowImage.open(self.file(pass_, index)) as image:
-            image.load()
+        with PillowImage.open(self.file(pass_, index)) as image:  # text comes before pixels, which need no decoding
             found: dict[str, float] = json.loads(image.info[_NUMBERS])
             return found
 
@@ -104,3 +104,12 @@ class Frames:
 
     def _pass(self, pass_: int) -> Path:
         return self.folder / f"pass{pass_}"
+
+
+@functools.lru_cache(maxsize=4)
+def _decoded(path: Path, modified_ns: int) -> Levels:
+    """A frame's levels; each of the last few is asked for several times: to be logged, followed and measured."""
+    with PillowImage.open(path) as image:
+        levels = np.asarray(image.convert("RGB"))
+    levels.setflags(write=False)
+    return levels

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
+from cachetools import LRUCache
 
 from nst_exp import metrics
 from nst_exp.media.image import from_uint8, read_image
@@ -22,6 +23,7 @@ from nst_exp.types import Image, LayerParams, Learnt
 from nst_exp.weights import ParamsSource, load_lpips_weights, load_params
 
 _SOURCES = {"vgg16": "bundled", "tiny": "random"}  # of the params of each judge
+_REMEMBERED_BYTES = 256e6  # of what the judge saw in photographs and paintings: about 22 MB a photograph of 256 px
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Pair:
         hashes: SHA-256 of both files, for the contents behind a path may change.
         aspect: how the photograph is read.
         frame_index: of a clip, whose frame stands for the photograph.
-        frame: that frame, of any size.
+        frame: that frame as its source has it: measures must not depend on the size of a run.
     """
 
     content: Path
@@ -57,7 +59,8 @@ def measure(judge_name: str, pair: Pair, content_image: Image, pastiche: Image, 
     """
     judge = _judge(judge_name, cache)
     found = metrics.measures(judge, _references(judge, pair), pastiche)
-    return found | {"noise": metrics.noise(pastiche, content_image, _painting(pair, max(pastiche.shape)))}
+    painting = _painting(pair.style, pair.hashes[1], max(pastiche.shape))
+    return found | {"noise": metrics.noise(pastiche, content_image, painting)}
 
 
 @functools.cache
@@ -75,25 +78,44 @@ def _lpips_weights(name: str, params: LayerParams) -> Mapping[str, Learnt]:
     return {layer: np.full(count, 1 / count, np.float32) for layer, count in channels.items()}
 
 
-@functools.lru_cache(maxsize=32)
 def _references(judge: metrics.Judge, pair: Pair) -> metrics.References:
+    photograph_key = (judge, pair.content, pair.hashes[0], pair.aspect, pair.frame_index)
+    painting_key = (judge, pair.style, pair.hashes[1])
+    photograph = _looked_at(photograph_key, lambda: metrics.see_photograph(judge, _photograph(pair)))
     zoomed = round(metrics.JUDGE_SIZE * metrics.JUDGE_STYLE_ZOOM)
-    return metrics.references(judge, _photograph(pair), _painting(pair, zoomed))
+    painting = _looked_at(
+        painting_key, lambda: metrics.see_painting(judge, _painting(pair.style, pair.hashes[1], zoomed))
+    )
+    return metrics.References.of(photograph, painting)
+
+
+def _looked_at(key: Hashable, look: Callable[[], metrics.Seen]) -> metrics.Seen:
+    """What the judge saw before under this key, or sees now; the oldest is forgotten when memory is short."""
+    if key not in _seen:
+        found = look()
+        if found.nbytes > _seen.maxsize:
+            return found
+        _seen[key] = found
+    return _seen[key]
+
+
+_seen: LRUCache[Hashable, metrics.Seen] = LRUCache(_REMEMBERED_BYTES, getsizeof=lambda seen: seen.nbytes)
 
 
 def _photograph(pair: Pair) -> Image:
-    """As the judge sees it."""
+    """The photograph, or the source's frame in its place, at the judge's size."""
     if pair.frame is not None:
         from nst_exp.media.frame_conversion import resize
         from nst_exp.media.video_writer import fitted_size
 
         height, width, _ = pair.frame.shape
-        size = fitted_size((width, height), metrics.JUDGE_SIZE, "keep", even=False)
+        size = fitted_size((width, height), metrics.JUDGE_SIZE, pair.aspect, even=False)
         return jnp.asarray(from_uint8(resize(pair.frame, size)))
     whole = read_image(pair.content, size=metrics.JUDGE_SIZE, aspect=pair.aspect, smallest_side=1, name="content")
     return jnp.asarray(whole)
 
 
-@functools.lru_cache(maxsize=8)
-def _painting(pair: Pair, size: int) -> Image:
-    return jnp.asarray(read_image(pair.style, size=size, aspect="keep", smallest_side=1, name="style"))
+@functools.lru_cache(maxsize=4)
+def _painting(path: Path, sha256: str, size: int) -> Image:
+    """The painting; `sha256` is of the file, for the contents behind a path may change."""
+    return jnp.asarray(read_image(path, size=size, aspect="keep", smallest_side=1, name="style"))

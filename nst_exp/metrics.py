@@ -67,7 +67,7 @@ class _Statistics:
 
 
 @dataclass(frozen=True, eq=False)
-class _Seen:
+class Seen:
     """What the judge sees in a picture; by layer, and by (layer, scale) what belongs to style."""
 
     maps: FeatureMaps
@@ -76,14 +76,24 @@ class _Seen:
     palette: Table
     luma: Float[np.ndarray, "height width"]
 
+    @property
+    def nbytes(self) -> int:
+        """The memory that this takes."""
+        return sum(leaf.nbytes for leaf in jax.tree.leaves((self.maps, dict(self.statistics), dict(self.quantiles))))
+
 
 @dataclass(frozen=True, eq=False)
 class References:
     """Photograph and painting as the judge sees them, and how far apart their styles are."""
 
-    photograph: _Seen
-    painting: _Seen
+    photograph: Seen
+    painting: Seen
     style_distances: Mapping[str, float]
+
+    @classmethod
+    def of(cls, photograph: Seen, painting: Seen) -> References:
+        """What all pictures made of these two are compared with."""
+        return cls(photograph, painting, _style_distances(photograph, painting))
 
 
 def references(judge: Judge, content_image: Image, style_image: StyleImage) -> References:
@@ -93,9 +103,17 @@ def references(judge: Judge, content_image: Image, style_image: StyleImage) -> R
         content_image: with a long side of `JUDGE_SIZE`.
         style_image: with a long side of `JUDGE_SIZE * JUDGE_STYLE_ZOOM`.
     """
-    photograph, painting = (_see(judge, _large_enough(judge, image)) for image in (content_image, style_image))
-    painting = dataclasses.replace(painting, maps={})
-    return References(photograph, painting, _style_distances(photograph, painting))
+    return References.of(see_photograph(judge, content_image), see_painting(judge, style_image))
+
+
+def see_photograph(judge: Judge, content_image: Image) -> Seen:
+    """What is compared with a photograph: features, style, colours and brightness."""
+    return _see(judge, _large_enough(judge, content_image))
+
+
+def see_painting(judge: Judge, style_image: StyleImage) -> Seen:
+    """What is compared with a painting: its style and colours, which are small, without features."""
+    return dataclasses.replace(see_photograph(judge, style_image), maps={})
 
 
 def measures(judge: Judge, references: References, pastiche: Image) -> dict[str, float]:
@@ -132,7 +150,7 @@ def noise(pastiche: Image, content_image: AnyImage, style_image: AnyImage) -> fl
 # --- looking -----------------------------------------------------------------------------------------------
 
 
-def _see(judge: Judge, image: AnyImage) -> _Seen:
+def _see(judge: Judge, image: AnyImage) -> Seen:
     maps, statistics, projections = _features(judge.network, judge.params, image)
     pixels = np.asarray(image[0])
     with threadpool_limits(1, "blas"):  # OpenBLAS 0.3.31 was seen to wait for its own threads for ever
@@ -140,7 +158,7 @@ def _see(judge: Judge, image: AnyImage) -> _Seen:
         palette = _quantiles(_hemisphere() @ colours.T)
         luma = pixels.astype(np.float64) @ np.array(_LUMA)
     quantiles = {name: _quantiles(np.asarray(rows)) for name, rows in projections.items()}
-    return _Seen(maps, statistics, quantiles, palette, luma)
+    return Seen(maps, statistics, quantiles, palette, luma)
 
 
 @partial(jax.jit, static_argnames="network")
@@ -241,7 +259,7 @@ def _unit(feature_map: FeatureMap) -> FeatureMap:
     return feature_map / (length + 1e-10)  # as the original's
 
 
-def _style_distances(seen: _Seen, painting: _Seen) -> dict[str, float]:
+def _style_distances(seen: Seen, painting: Seen) -> dict[str, float]:
     """By measure: means over layers and scales of dimensionless distances; 1 = that of features of zero."""
     gram, moments = _statistics_distances(seen.statistics, painting.statistics)
     sliced = [_sliced(table, painting.quantiles[name]) ** 2 for name, table in seen.quantiles.items()]

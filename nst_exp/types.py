@@ -32,8 +32,8 @@ class Preprocessing:
     `mean` and `std` have three entries, in that order.
     """
 
-    mean: Float[Array, 3]
-    std: Float[Array, 3]
+    mean: Float[Array | np.ndarray, "3"]
+    std: Float[Array | np.ndarray, "3"]
     value_range: float = struct.field(pytree_node=False)
     channel_order: str = struct.field(pytree_node=False)  # "rgb" or "bgr"
 

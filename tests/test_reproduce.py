@@ -135,11 +135,11 @@ def test_another_seed_and_a_changed_picture_are_found_out(home: Home, tmp_path: 
 def test_how_far_off() -> None:
     then = reproduce.np.zeros((2, 2, 3), reproduce.np.int16)
     now = then.copy()
-    assert reproduce._verdict(then, now) == "identical pixels, in a file of other bytes"
+    assert reproduce._verdict([then], [now]) == "identical pixels, in a file of other bytes"
     now[0, 0] = 51
     words = "at most 51 of 255 levels off, 25.0% of pixels differ, PSNR 20.0 dB"  # 20 log10(255 / 25.5)
-    assert reproduce._verdict(then, now) == f"not identical: {words}"
-    assert reproduce._verdict(then, now[:1]) == "not identical: it was 2x2 px and is 2x1 px"
+    assert reproduce._verdict([then], [now]) == f"not identical: {words}"
+    assert reproduce._verdict([then], [now[:1]]) == "not identical: it was 2x2 px and is 2x1 px"
 
 
 @pytest.mark.parametrize(

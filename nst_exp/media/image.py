@@ -109,7 +109,16 @@ def write_image(path: Path, image: npt.ArrayLike, *, text: Mapping[str, str] = {
         InputError: if the file cannot be written.
         ValueError: if `image` has NaN or another shape.
     """
-    write_atomically(path, _png(to_uint8(image), text))
+    write_levels(path, to_uint8(image), text=text)
+
+
+def write_levels(path: Path, levels: npt.NDArray[np.uint8], *, text: Mapping[str, str] = {}) -> None:
+    """As `write_image`, of (H, W, 3) levels 0 to 255.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    write_atomically(path, _png(levels, text))
 
 
 def to_uint8(image: npt.ArrayLike) -> npt.NDArray[np.uint8]:

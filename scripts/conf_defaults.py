@@ -1,0 +1,37 @@
+"""The defaults of conf/ for scripts that run where Hydra is not installed, read from the files that Hydra composes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def read(name: str) -> dict[str, Any]:
+    """The keys of a file, such as `loss/relative`."""
+    found: dict[str, Any] = yaml.safe_load((_CONF / f"{name}.yaml").read_text())
+    return found
+
+
+def weights() -> dict[str, float]:
+    """What `objective.loss_weights` takes besides the weights of layers."""
+    run, loss = read("run"), read("loss/relative")
+    names = ("content_weight", "style_weight", "tv_weight", "range_weight")
+    return {name: float(run[name]) for name in names} | {"style_scale": float(loss["style_scale"])}
+
+
+def layers(network: str = "vgg16") -> tuple[tuple[str, ...], dict[str, float]]:
+    """The content layers of a network, and its style layers with their weights."""
+    found = read(f"network/{network}")
+    content, table = found["content_layer"], found["style_layer_weight"]
+    style = found["style_layers"]
+    return tuple([content] if isinstance(content, str) else content), {layer: float(table[layer]) for layer in style}
+
+
+def solver() -> tuple[int, float]:
+    """History and first step of L-BFGS."""
+    found = read("solver/lbfgs")
+    return int(found["history_size"]), float(found["first_step"])

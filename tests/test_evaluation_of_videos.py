@@ -1,0 +1,109 @@
+"""Measures of a video depend on its file and its painted frames, not on what else the process has measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import clips
+import cv2
+import numpy as np
+import pytest
+from command import run_in_process
+from PIL import Image
+
+from nst_exp import film, frames, judgement, record
+from nst_exp.frames import Frames
+
+QUICK = ("steps=2", "video.steps=1", "video.window=1", "video=independent")
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    judgement._seen.clear()
+    yield
+    judgement._seen.clear()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return clips.write(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=3, size=(96, 64), rate=clips.RATE)
+
+
+def measured(clip: Path, folder: Path, size: int) -> dict[str, float]:
+    out = f"{size}-{len(list(folder.iterdir()))}"
+    run = run_in_process(
+        *QUICK, f"content={clip}", f"size={size}", "ledger=null", f"hydra.run.dir={out}", folder=folder
+    )
+    assert run.code == 0, run.stderr
+    return json.loads((folder / out / "result.json").read_text())["measures"]
+
+
+def test_measures_do_not_depend_on_what_was_measured_before(clip: Path, tmp_path: Path) -> None:
+    """Kind: something remembered under a key that leaves out part of what it was made from (here: a frame's size)."""
+    alone = measured(clip, tmp_path, 64)
+    judgement._seen.clear()
+    measured(clip, tmp_path, 32)
+    assert measured(clip, tmp_path, 64) == alone
+
+
+def test_a_frame_is_compared_with_its_source_at_its_own_size(clip: Path) -> None:
+    """A run at 32 px must not make its own reference blurred."""
+    levels = clips.levels_of(clip)[0]
+    pair = judgement.Pair(clip, clip, ("content", "style"), "keep", 0, levels)
+    assert judgement._photograph(pair).shape[2] == 256
+    np.testing.assert_allclose(
+        np.asarray(judgement._photograph(pair)[0]) * 255,
+        np.asarray(Image.fromarray(levels).resize((256, 171), Image.Resampling.LANCZOS, reducing_gap=3)),
+        atol=0.51,
+    )
+
+
+def test_the_painting_is_looked_at_once(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    see = judgement.metrics.see_painting
+    monkeypatch.setattr(judgement.metrics, "see_painting", lambda *args: looked.append(args) or see(*args))
+    measured(clip, tmp_path, 32)
+    assert len(looked) == 1
+
+
+def test_what_is_remembered_is_bounded_in_bytes() -> None:
+    assert judgement._seen.maxsize <= 300e6
+
+    large = judgement.metrics.Seen({}, {}, {}, np.zeros((32, 256), np.float32), np.zeros((2, 2), np.float32))
+    before = judgement._seen.currsize
+    assert judgement._looked_at("one", lambda: large) is judgement._looked_at("one", lambda: large)
+    assert judgement._seen.currsize == before + large.nbytes
+    with mock.patch.object(judgement.metrics.Seen, "nbytes", 400e6):
+        judgement._looked_at("two", lambda: large)
+    assert "two" not in judgement._seen
+
+
+def test_flows_do_not_outlive_the_code_that_made_them(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: a cache on disk whose key leaves out the version of what computes its entries."""
+    del clip
+    before = film.estimator_version("dis")
+    monkeypatch.setattr(cv2, "__version__", "0.0.1")
+    assert film.estimator_version("dis") != before
+
+
+def test_everything_that_takes_part_in_a_result_is_among_the_versions() -> None:
+    assert {"opencv-python-headless", "av", "scikit-image", "pillow", "jaxlib", "numpy"} <= set(record._PACKAGES)
+    assert "unknown" not in map(record._package_version, record._PACKAGES)
+
+
+def test_a_frame_is_decoded_once_while_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: pixels decoded again although they were just decoded, or although only the numbers are wanted."""
+    kept, opened = Frames(tmp_path), []
+    levels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    kept.write(1, 7, levels, {"pts": 3})
+    open_ = frames.PillowImage.open
+    monkeypatch.setattr(frames.PillowImage, "open", lambda path: opened.append(path) or open_(path))
+    for _ in range(5):
+        np.testing.assert_array_equal(kept.levels(1, 7), levels)
+    assert len(opened) == 1
+    assert kept.numbers(1, 7) == {"pts": 3}
+    kept.write(1, 7, levels[::-1], {"pts": 4})
+    np.testing.assert_array_equal(kept.levels(1, 7), levels[::-1])

@@ -1,0 +1,67 @@
+"""Fixtures that keep the suite fast and small: MLflow's tables made once, no compiled code kept from file to file."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import sqlite3
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import matplotlib.pyplot as plt
+import mlflow.store.db.utils
+import pytest
+from sqlalchemy.engine import Engine
+from xdist.scheduler import LoadFileScheduling
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """All tests of a file go to one worker: what they share is made once, and its code is compiled once."""
+    return LoadFileScheduling(config, log)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_at_the_end_of_a_file() -> Iterator[None]:
+    """Free compiled code, cached pictures and params: without this a worker grows to 4 GB."""
+    yield
+    plt.close("all")
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "nst_exp":
+            for function in vars(module).values():
+                if callable(getattr(function, "cache_clear", None)):
+                    function.cache_clear()
+    jax.clear_caches()
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed unless it is told not to
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give each new SQLite store a copy of the empty tables, which MLflow's migrations take seconds to make."""
+    make_tables = mlflow.store.db.utils._initialize_tables
+    template = tmp_path_factory.mktemp("mlflow") / "empty.db"
+
+    def copy_tables(engine: Engine) -> None:
+        database = engine.url.database
+        if engine.dialect.name != "sqlite" or not database:
+            make_tables(engine)
+            return
+        if not template.exists():
+            make_tables(engine)
+            _copy(Path(database), template)
+            return
+        _copy(template, Path(database))
+
+    with mock.patch.object(mlflow.store.db.utils, "_initialize_tables", copy_tables):
+        yield
+
+
+def _copy(source: Path, target: Path) -> None:
+    with contextlib.closing(sqlite3.connect(source)) as from_, contextlib.closing(sqlite3.connect(target)) as to:
+        from_.backup(to)

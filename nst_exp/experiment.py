@@ -19,6 +19,8 @@ from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
 from nst_exp.ledger import Ledger
 from nst_exp.preparation import Inputs, Plan, Static, load, make_plan
+from nst_exp.progress import phase, run_progress
+from nst_exp.ranking import ALL_MEASURES
 from nst_exp.results import PICTURE, Record, RunFolder
 from nst_exp.tracking import Store, TrackedRun, how_to_open, track, try_upload
 
@@ -75,6 +77,7 @@ class BegunRun:
 Finish = Callable[[], dict[str, Any]]  # what is left to do for one run alone; returns what result.json holds
 
 
+@run_progress()
 def run_experiment(config: RunConfig, folder: Path, origin: Origin) -> dict[str, Any]:
     """Do one run: load, stylise, measure, save, track. A sweep's point that is done already is not done again.
 
@@ -106,6 +109,7 @@ def prepare(config: RunConfig, folder: Path, origin: Origin) -> ReadyRun | None:
     Raises:
         InputError: on anything that the user can put right.
     """
+    phase("reading", logged=False)
     plan = make_plan(config, origin.overrides)
     store, run_folder = Store.of(config.tracking), RunFolder(folder)
     description = _describe(plan, origin, store)
@@ -173,9 +177,21 @@ def _finish(run: BegunRun, rest: Finish) -> dict[str, Any]:
     folder = ready.folder
     if ready.inputs.plan.repeatable:
         Ledger.at(ready.inputs.plan.config.ledger).add_run(ready.description.identity, folder.path)
+    phase("uploading", logged=ready.store.backend != "none")
     run.tracked.log_result(folder)
+    _log.info("%s", summary(result["measures"]))
     _log.info("%s: %s", "clip" if "clip" in result else "picture", folder.path / result.get("clip", PICTURE))
     return result
+
+
+def summary(measures: Mapping[str, float]) -> str:
+    """The measures that matter most, in a line."""
+    better = ALL_MEASURES["score"].direction
+    named = [(ALL_MEASURES[name], measures[name]) for name in ("score", "lpips", "style_distance") if name in measures]
+    return ", ".join(
+        f"{measure.label} {value:.3f}" + (f" ({better} is better)" if measure.name == "score" else "")
+        for measure, value in named
+    )
 
 
 def input_hashes(config: RunConfig) -> Mapping[str, str]:

@@ -39,6 +39,7 @@ from nst_exp.preparation import (
     following_schedule,
     frame_size,
 )
+from nst_exp.progress import phase
 from nst_exp.results import CLIP, FRAMES, PICTURE, RESULTS_VERSION, SIDE_BY_SIDE, RunFolder
 from nst_exp.solver import Method
 from nst_exp.steadiness import Seen, Steadiness
@@ -199,6 +200,7 @@ def write_clips(film: Film) -> dict[str, Path]:
     video, clip, pass_ = film.config.video, film.clip, _finished_pass(film)
     if not film.frames.indices(pass_):
         return {}
+    phase("writing the video")
     _write_trace(film, pass_)
     codec, sound = CODECS[video.codec], _sound_of(film)
     suffix = suffix_with_sound(codec, clip) if sound else codec.suffix
@@ -313,6 +315,7 @@ def _mean_losses(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 def _measures(film: Film) -> dict[str, float]:
     """Of single frames, averaged, and of the clip as it moves."""
+    phase("measuring")
     frames, pass_ = film.frames, film.config.video.passes
     indices = frames.indices(pass_)
     judged = {indices[len(indices) * k // _JUDGED] for k in range(_JUDGED)}

@@ -29,8 +29,9 @@ from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.experiment import BegunRun, Finish, ReadyRun, begin, prepare, work
 from nst_exp.explanations import one_line
 from nst_exp.preparation import Static
+from nst_exp.progress import sweep_progress
 from nst_exp.results import RunFolder
-from nst_exp.search import returned
+from nst_exp.search import number_of_points, returned
 from nst_exp.stylize import lanes_that_fit
 
 _log = logging.getLogger(__name__)
@@ -137,8 +138,9 @@ class _Launch:
         self._log_as_hydra()
         Path(str(self._config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         jobs = [self._composed(overrides, first + index) for index, overrides in enumerate(job_overrides)]
-        for together in [[one] for one in jobs] if self._limits.lanes == 1 else [jobs]:
-            self._do(together)
+        with sweep_progress(number_of_points(self._config), first) as self._progress:
+            for together in [[one] for one in jobs] if self._limits.lanes == 1 else [jobs]:
+                self._do(together)
         return [self._returns[one.number] for one in jobs]
 
     def _composed(self, overrides: Sequence[str], number: int) -> _Job:
@@ -240,6 +242,7 @@ class _Launch:
             job_subdir_key="hydra.sweep.subdir",
         )
         self._log_as_hydra()
+        self._progress.advance(solved=one.ready is not None)
 
     def _log_as_hydra(self) -> None:
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)

@@ -16,7 +16,7 @@ from nst_exp.judgement import Pair, measure
 from nst_exp.media.image import sha256_of, to_uint8, write_image
 from nst_exp.memory import forget_peak, peak_mb
 from nst_exp.preparation import Inputs, Static, cache_folder, memory_explained
-from nst_exp.progress import progress
+from nst_exp.progress import phase, progress
 from nst_exp.results import PICTURE, RunFolder, Table, loss_column
 from nst_exp.stylize import Lane, Progress, Schedule, Solution, initial_image, stylize
 from nst_exp.tracking import TrackedRun
@@ -142,6 +142,7 @@ def finish_picture(canvas: Canvas, painted: Painted | InputError) -> dict[str, A
 
 def _measures(inputs: Inputs, solution: Solution) -> dict[str, float]:
     """What the judge says of the picture as it is written: clipped and rounded to 8 bits."""
+    phase("measuring")
     plan, written = inputs.plan, jnp.asarray(to_uint8(solution.pastiche)[None], jnp.float32) / 255
     hashes = (plan.hashes["content"], plan.hashes["style"])
     pair = Pair(plan.files["content"], plan.files["style"], hashes, plan.config.aspect)

@@ -1,4 +1,4 @@
-"""How far a run is: a live bar on a terminal, plain log lines elsewhere."""
+"""How far a run or a sweep is: live bars on a terminal, plain log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -7,69 +7,203 @@ import logging
 import sys
 import time
 from collections.abc import Iterator
+from typing import ClassVar
 
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
+
+from nst_exp.console import ConsoleHandler
 
 _log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Bar:
-    """A tqdm bar with loss and evaluations a second; log messages pass above it."""
+class SweepProgress:
+    """Counts the points of a sweep and estimates the time that is left.
 
-    def __init__(self, steps: int | None, unit: str, lanes: int) -> None:
-        self._loss = _loss_of(lanes)
-        self._bar = tqdm(total=steps, unit=unit, dynamic_ncols=True)
+    Args:
+        total: the number of points, None if it is not known.
+        done: the number of points done before.
+    """
+
+    current: ClassVar[SweepProgress | None] = None
+
+    def __init__(self, total: int | None, done: int = 0) -> None:
+        self._total, self._done = total, done
+        self._solved = 0
         self._started = time.monotonic()
 
-    def update(self, *, steps_done: int, loss: float, evaluations: int) -> None:
-        """Show the state after `steps_done` steps."""
-        rate = evaluations / (time.monotonic() - self._started)
-        self._bar.set_postfix_str(f"{self._loss} {loss:.4g}, {rate:.2f} evaluations/s", refresh=False)
-        self._bar.update(max(steps_done - self._bar.n, 0))
+    def advance(self, *, solved: bool) -> None:
+        """Count a point that has ended.
 
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        self._bar.close()
+        Args:
+            solved: False if there was nothing to do for it, so that it says nothing of the time to come.
+        """
+        self._done += 1
+        self._solved += solved
+        if _bars is None:
+            _log.info("%s points", self.state())
+        else:
+            _bars.show_sweep(self, self._done, self._total)
+
+    def state(self, solving: float = 0.0) -> str:
+        """Such as "3 of 9, 2 min left".
+
+        Args:
+            solving: the points at work, each counted by the fraction of it that is solved.
+        """
+        if self._total is None:
+            return f"{self._done} done"
+        count, worked, left = f"{self._done} of {self._total}", self._solved + solving, self._total - self._done
+        if not (worked and left):
+            return count
+        seconds = (time.monotonic() - self._started) / worked * max(left - solving, 0)
+        return f"{count}, {duration(seconds)} left"
 
 
-class Lines:
-    """A log line every ten seconds, for files and pipes."""
+class RunProgress:
+    """How far the solver is, with the loss and the evaluations a second.
+
+    Args:
+        steps: the number of steps, None if it is not known.
+        unit: what is counted.
+        lanes: the number of pictures that are solved side by side.
+    """
 
     def __init__(self, steps: int | None, unit: str, lanes: int) -> None:
-        self._loss = _loss_of(lanes)
-        self._steps = steps
-        self._unit = unit
+        self._steps, self._unit, self._lanes = steps, unit, lanes
+        self._name = "solving" if lanes == 1 else f"solving {lanes} pictures"
         self._started = self._last = time.monotonic()
 
     def update(self, *, steps_done: int, loss: float, evaluations: int) -> None:
-        """Log the state after `steps_done` steps, unless a line was just logged."""
+        """Show the state after `steps_done` steps; log lines appear at most every ten seconds."""
         now = time.monotonic()
-        if now - self._last < _SECONDS_BETWEEN_LINES:
+        if _bars is None and now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
-        seconds = now - self._started
-        state = f"{self._loss} {loss:.4g}, {evaluations / seconds:.2f} evaluations/s"
+        seconds = max(now - self._started, 1e-9)
+        numbers = f"loss {loss:.4g}, {evaluations / seconds:.3g} evaluations/s"
         if self._steps is None:
-            _log.info("%s %s, %s", self._unit, steps_done, state)
-            return
-        left = seconds / max(steps_done, 1) * (self._steps - steps_done)
-        _log.info("%s %s/%s, %s, %.0f s left", self._unit, steps_done, self._steps, state, left)
+            count = f"{self._unit} {steps_done}"
+        else:
+            left = seconds / max(steps_done, 1) * (self._steps - steps_done)
+            count = f"{self._unit} {steps_done}/{self._steps}, {duration(left)} left"
+        if _bars is None:
+            _log.info("%s: %s, %s", self._name, count, numbers)
+        else:
+            _bars.show(self._name, f"{steps_done}/{self._steps or '?'}, {numbers}", steps_done, self._steps)
+            if SweepProgress.current is not None and self._steps:
+                _bars.state_sweep(SweepProgress.current.state(self._lanes * steps_done / self._steps))
 
-    def close(self) -> None:
-        """Nothing is open."""
+
+class _Bars:
+    """A line for the sweep, if there is one, and a line for what is being done."""
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            SpinnerColumn("line"),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=12),
+            TextColumn("{task.fields[state]}", table_column=Column(no_wrap=True, overflow="ellipsis")),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            redirect_stdout=sys.stdout.isatty(),
+        )
+        self._sweep: TaskID | None = None
+        self._phase: TaskID | None = None
+        self._phase_name = ""
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        ConsoleHandler.bar = self._progress.console
+        try:
+            with self._progress:
+                yield
+        finally:
+            ConsoleHandler.bar = None
+
+    def show_sweep(self, sweep: SweepProgress, done: int, total: int | None) -> None:
+        if self._sweep is None:
+            self._sweep = self._progress.add_task("sweep", total=total, completed=done, state=sweep.state())
+        self._progress.update(self._sweep, completed=done, state=sweep.state())
+
+    def state_sweep(self, state: str) -> None:
+        if self._sweep is not None:
+            self._progress.update(self._sweep, state=state)
+
+    def show(self, name: str, state: str, done: int, total: int | None) -> None:
+        """Show what is being done; a new name begins a new line with a clock of its own."""
+        if self._phase is None or name != self._phase_name:
+            if self._phase is not None:
+                self._progress.remove_task(self._phase)
+            self._phase = self._progress.add_task(name, total=total, state=state)
+            self._phase_name = name
+        self._progress.update(self._phase, completed=done, state=state)
+
+
+_bars: _Bars | None = None  # those on the terminal now
 
 
 @contextlib.contextmanager
-def progress(steps: int | None, unit: str = "step", lanes: int = 1) -> Iterator[Bar | Lines]:
-    """Shows progress over `steps` steps, if known, of so many lanes; a bar only on a terminal, at Hydra's verbosity."""
-    if not (sys.stderr.isatty() and _log.isEnabledFor(logging.INFO)):
-        yield Lines(steps, unit, lanes)
+def sweep_progress(total: int | None, done: int = 0) -> Iterator[SweepProgress]:
+    """Show how far a sweep is, see `SweepProgress`; what its runs do is shown below."""
+    sweep = SweepProgress.current = SweepProgress(total, done)
+    try:
+        with _shown():
+            if _bars is not None:
+                _bars.show_sweep(sweep, done, total)
+            yield sweep
+    finally:
+        SweepProgress.current = None
+
+
+@contextlib.contextmanager
+def run_progress() -> Iterator[None]:
+    """Show what a run does until this is left: its phases, see `phase`, and its steps, see `progress`."""
+    with _shown():
+        yield
+
+
+def phase(name: str, *, logged: bool = True) -> None:
+    """Say what is done from now on, such as "measuring".
+
+    Args:
+        logged: whether there is a log line where no bar is shown.
+    """
+    if _bars is not None:
+        _bars.show(name, "", 0, None)
+    elif logged:
+        _log.info("%s ...", name)
+
+
+@contextlib.contextmanager
+def progress(steps: int | None, unit: str = "step", lanes: int = 1) -> Iterator[RunProgress]:
+    """Show the solver's progress over `steps` steps, see `RunProgress`; until the first of them it compiles."""
+    with _shown():
+        phase("compiling", logged=False)
+        yield RunProgress(steps, unit, lanes)
+
+
+@contextlib.contextmanager
+def _shown() -> Iterator[None]:
+    """Show bars, unless they are shown already, or the terminal or the verbosity is not for them."""
+    global _bars
+    console = Console(stderr=True)
+    if _bars is not None or not (sys.stderr.isatty() and console.is_interactive and _log.isEnabledFor(logging.INFO)):
+        yield
         return
-    with logging_redirect_tqdm(), contextlib.closing(Bar(steps, unit, lanes)) as bar:
-        yield bar
+    _bars = _Bars(console)
+    try:
+        with _bars.shown():
+            yield
+    finally:
+        _bars = None
 
 
-def _loss_of(lanes: int) -> str:
-    return "loss" if lanes == 1 else f"{lanes} pictures, loss of one"
+def duration(seconds: float) -> str:
+    """About how long: "40 s", "2 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -7,9 +7,12 @@ Optuna. Wrong names and directions are refused before the first run.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from nst_exp.errors import InputError
@@ -32,6 +35,23 @@ def returned(result: Mapping[str, Any], names: Sequence[str]) -> float | tuple[f
         raise InputError(f"optimized_metric={missing[0]}: this run has none")
     values = tuple(float(numbers[name]) for name in names)
     return values if len(values) > 1 else values[0]
+
+
+def number_of_points(config: DictConfig) -> int | None:
+    """How many points the whole sweep has, None if its sweeper does not say.
+
+    Args:
+        config: composed, Hydra's part included.
+    """
+    sweeper = config.hydra.sweeper
+    if not str(sweeper._target_).endswith(".BasicSweeper"):
+        trials = sweeper.get("n_trials")
+        return None if trials is None else int(trials)
+    always_swept = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OverridesParser.create(loader).parse_overrides([*config.hydra.overrides.task, *always_swept])
+    axes = [override for override in overrides if override.is_discrete_sweep()]
+    return math.prod(len(list(axis.sweep_string_iterator())) for axis in axes)
 
 
 def check_metrics(names: Any) -> None:

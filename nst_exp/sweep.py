@@ -12,7 +12,6 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -30,8 +29,9 @@ from nst_exp.errors import InputError
 from nst_exp.files import missing_folders, remove_folders, write_json
 from nst_exp.ledger import Ledger
 from nst_exp.media.image import locate, sha256_of
+from nst_exp.progress import phase
 from nst_exp.results import RESULTS_VERSION, RunFolder, run_folders
-from nst_exp.search import prepare_sweep
+from nst_exp.search import number_of_points, prepare_sweep
 
 if TYPE_CHECKING:
     from nst_exp.report import Report
@@ -137,6 +137,7 @@ class _Open:
         points: how many it has; None if only its sweeper knows.
         run_id: of the parent run in MLflow, None if not tracked.
         claim: the lock that keeps other processes from continuing the same sweep.
+        resumable: whether the same command continues it.
     """
 
     folder: Path
@@ -147,6 +148,7 @@ class _Open:
     client: Any
     run_id: str | None
     claim: Any
+    resumable: bool
 
 
 _open: list[_Open] = []  # none, or the sweep that this process started
@@ -166,14 +168,7 @@ def _open_sweep(config: DictConfig) -> None:
         run_id = tracking.start_sweep(client, store, folder, overrides, _earlier_run(folder))
     Sweep(key, overrides, run_id).write(folder)
     ledger.add_sweep(key, folder)
-    points = _number_of_points(overrides) if _enumerates(config) else None
-    _open.append(_Open(folder, store, key, ledger, points, client, run_id, claim))
-
-
-def _number_of_points(overrides: Sequence[str]) -> int:
-    """How many combinations a grid has."""
-    swept = [one for one in OverridesParser.create().parse_overrides(list(overrides)) if one.is_sweep_override()]
-    return math.prod(len(list(override.sweep_string_iterator())) for override in swept)
+    _open.append(_Open(folder, store, key, ledger, number_of_points(config), client, run_id, claim, goes_on))
 
 
 def _connected(config: DictConfig) -> tuple[tracking.Store, Any]:
@@ -357,6 +352,7 @@ def written_report(folder: Path) -> Report:
     """The sweep's report; that it cannot be written is no reason to end a sweep in another way."""
     from nst_exp import report
 
+    phase("writing the report")
     try:
         return report.write_report(folder)
     except InputError as error:
@@ -365,11 +361,13 @@ def written_report(folder: Path) -> Report:
 
 
 def _say_how_it_went(sweep: _Open) -> bool:
-    """Print what is done and, on stderr, what failed and why."""
-    points = run_folders(sweep.folder)
-    done = sum(point.finished for point in points)
-    print(f"{done} of {sweep.points or len(points)} points done, side by side: {sweep.folder / 'report.html'}")
-    return _name(_failures(sweep.folder))
+    """Print how many points are done, how to resume and, on stderr, what failed and why."""
+    points, failures = run_folders(sweep.folder), _failures(sweep.folder)
+    done, total = sum(point.finished for point in points), max(sweep.points or 0, len(points))
+    print(f"{done} of {total} points done, side by side: {sweep.folder / 'report.html'}")
+    if sweep.resumable and done + len(failures) < total:
+        print("The same command resumes the sweep; points that are done are not done again.")
+    return _name(failures)
 
 
 def _failures(folder: Path) -> list[str]:

@@ -272,7 +272,7 @@ def test_cache_that_cannot_be_written_only_warns(tmp_path: Path) -> None:
     arguments = ("params=bundled", f"params.path={path}", f"cache_dir={path}/cache", *paths)
     outcome = run_in_process(*arguments, folder=tmp_path)
     assert painted(outcome, tmp_path).shape == (21, 32, 3)
-    assert "[WARNING] - params are not cached" in outcome.stdout
+    assert "warning: params are not cached" in outcome.stdout
     assert str(path / "cache") in outcome.stdout
 
 

@@ -1,0 +1,44 @@
+"""Log lines on the console: short, coloured by severity on a terminal, above a progress bar if one is shown."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import ClassVar
+
+from rich.console import Console
+from rich.text import Text
+
+
+class ConsoleHandler(logging.Handler):
+    """Writes log records to standard output; warnings and errors begin with their severity.
+
+    Colours are used on a terminal only, and never where the environment variable NO_COLOR is set.
+
+    Attributes:
+        bar: the console that a progress bar is shown on at present; lines then appear above the bar.
+    """
+
+    bar: ClassVar[Console | None] = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; it is dropped if nobody reads standard output any more."""
+        try:
+            text = _styled(self.format(record).expandtabs(2).lstrip(), record)
+            console = self.bar if self.bar is not None and sys.stdout.isatty() else Console(file=sys.stdout)
+            console.print(text, soft_wrap=True)
+        except BrokenPipeError:
+            pass
+        except Exception:
+            self.handleError(record)
+
+
+def _styled(message: str, record: logging.LogRecord) -> Text:
+    """The line of a record, without letters that standard output cannot show."""
+    severity = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    line = f"{severity}{message}".encode(encoding, "backslashreplace").decode(encoding)
+    text = Text(line)
+    if severity:
+        text.stylize("bold red" if record.levelno >= logging.ERROR else "yellow", 0, len(severity) - 1)
+    return text

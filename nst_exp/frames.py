@@ -47,7 +47,7 @@ class Frames:
 
     def take_over(self, other: Frames) -> None:
         """Have the frames of `other`, too; links where the file system has them, for frames are never changed."""
-        for path in other.folder.rglob("*.png"):
+        for path in filter(Path.is_file, other.folder.rglob("*.png")):
             target = self.folder / path.relative_to(other.folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):

@@ -29,7 +29,7 @@ def add(folder: Path, number: int, score: float, settings: Mapping[str, Any], ta
     run.begin({}, Record(f"{number}", f"{number}", overrides, plain, dict(tags), None))
     numbers = {"score": score, "lpips": score / 10, "style_distance": 1 - score / 20}
     sweeps.picture(number, (48, 32)).save(run.path / "pastiche.png")
-    run.finish({"measures": numbers, "total_loss": 1.0})
+    run.finish({"pastiche": "pastiche.png", "measures": numbers, "total_loss": 1.0})
 
 
 def made(folder: Path, runs: Sequence[tuple[float, Mapping[str, Any]]]) -> Sweep:

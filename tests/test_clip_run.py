@@ -272,6 +272,7 @@ def test_what_cannot_be_written_costs_nothing_that_is_done(clip: Path, tmp_path:
     """Two frames are there, and where the third should go is a folder."""
     assert painted("video.end=2", "video.write=[clip,frames]", clip=clip, folder=tmp_path).code == 0
     (tmp_path / OUT / "frames" / "pass1" / "000002.png").mkdir()
+    (tmp_path / OUT / "result.json").unlink()  # a finished run would be left alone
     outcome = painted("video.write=[clip,frames]", clip=clip, folder=tmp_path)
     assert outcome.code == 1
     (line,) = outcome.stderr.splitlines()
@@ -292,7 +293,7 @@ REFUSED = {
     "video.reach=[2]": "video.reach=[2]: must have 1",
     "video.reach=[0]": "video.reach=[0]: must be a list of numbers of frames",
     "video=warm_start video.passes=2": "video.passes=2: more than one pass needs video=flow",
-    "video=foo": "video/foo",
+    "video=foo": "video=foo: choose one of flow, independent, warm_start",
     "source=foo": "source=foo: choose one of auto, image, video, camera",
     "video.lanes=0": "video.lanes=0: must be at least 1",
     "video.on_corrupt=foo": "video.on_corrupt=foo: choose one of error, skip",

@@ -163,9 +163,9 @@ def test_lanes_are_limited_by_memory_and_by_the_setting(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("lanes", "share", "message"),
     [
-        (0, 0.5, r"hydra.launcher.lanes=0: must be auto or at least 1"),
+        (0, 0.5, r"hydra.launcher.lanes=0: must be auto or a whole number of at least 1"),
         ("many", 0.5, r"hydra.launcher.lanes=many"),
-        ("auto", 1.5, r"hydra.launcher.memory_share=1.5: must be above 0, at most 1"),
+        ("auto", 1.5, r"hydra.launcher.memory_share=1.5: must be a number above 0, at most 1"),
     ],
 )
 def test_limits_out_of_range_are_refused(lanes: int | str, share: float, message: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -21,6 +22,17 @@ def prepare_process() -> None:
     for setting in ignore_settings():
         print(f"nst_exp: {setting} is ignored: results must not depend on it", file=sys.stderr)
     _refuse_small_address_space()
+    _limit_pictures()
+
+
+def _limit_pictures() -> None:
+    """Let Pillow open pictures as large as the product reads and writes without a warning."""
+    from PIL import Image
+
+    from nst_exp.media.image import MAX_MEGAPIXELS
+
+    Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 1_000_000  # Pillow warns above this and refuses twice as much
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def _refuse_small_address_space() -> None:

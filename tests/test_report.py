@@ -206,7 +206,8 @@ def test_runs_of_an_earlier_version_without_a_record_are_read(tmp_path: Path) ->
         (run.path / ".hydra").mkdir(parents=True)
         (run.path / ".hydra" / "overrides.yaml").write_text(f"- content_weight={weight}\n")
         (run.path / "config.yaml").write_text(f"content_weight: {weight}\nsolver:\n  name: lbfgs\n")
-        run.finish({"measures": {"content_distance": 0.3, "style_distance": 0.5}})
+        (run.path / "pastiche.png").write_bytes(b"")
+        run.finish({"pastiche": "pastiche.png", "measures": {"content_distance": 0.3, "style_distance": 0.5}})
     sweep = read_sweep(tmp_path)
     assert [point.settings["solver.name"] for point in sweep.points] == ["lbfgs", "lbfgs"]
     assert sweep.goals == ("content_distance", "style_distance")

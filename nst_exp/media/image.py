@@ -20,15 +20,17 @@ import stat
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import ExifTags, ImageCms, ImageFile, PngImagePlugin, UnidentifiedImageError
 from PIL import Image as PillowImage
 from PIL.PngImagePlugin import PngInfo
 
 from nst_exp.errors import InputError
 from nst_exp.files import home_expanded, write_atomically
+from nst_exp.media.pages import CameraRawError, is_camera_raw, read_pages
 
 Pixels = npt.NDArray[np.float32]
 Box = tuple[float, float, float, float]
@@ -37,6 +39,9 @@ ASPECTS = ("keep", "stretch")
 # Decoding takes 4 bytes a pixel, 9 at worst (measured): 200 megapixels stay below 2 GB. The largest cameras
 # on sale make 150.
 MAX_MEGAPIXELS = 200
+
+# Bytes of profile and text that a PNG may unpack to. Profiles of printers and histories of editors take megabytes.
+_MAX_TEXT = 500_000_000
 
 # Formats that Pillow decodes by itself; others would start programs (EPS) or have no recognisable head (TGA).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
@@ -51,6 +56,8 @@ _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _COLOUR_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "LAB")
 # EXIF orientation -> steps through rows and columns, after swapping the two from 5 on.
 _FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+
+_RAW_REMEDY = "{} is a camera raw file, which is not read here: develop it to PNG or TIFF first"
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +81,7 @@ def read_image(path: Path, *, size: int, aspect: str, smallest_side: int, name: 
     """The picture at `path`, upright, in sRGB: float32 (1, H, W, 3) in [0, 1].
 
     Transparency is composited over white. Colour profiles are converted to sRGB; one that is broken or does
-    not fit is ignored with a log warning. Of several frames or pages the first is taken. 16-bit grey keeps
+    not fit is ignored with a log warning. Of several full-size frames or pages the first is taken. 16-bit grey keeps
     its depth; 16-bit colour is read at 8 bits. A picture that already has its size is not resampled.
 
     Args:
@@ -208,17 +215,29 @@ def _opened(path: Path, subject: str) -> Iterator[io.BufferedReader]:
 def _pillow_settings() -> Iterator[None]:
     """Pillow's process-wide settings as this module needs them, put back at the end.
 
-    The size limit is ours, truncated files are never accepted (some libraries switch that on for everybody),
-    and warnings, about corrupt EXIF for instance, do not reach the user: what matters is raised or logged.
+    The limits of size are ours, for Pillow refuses 1 MB of profile or text. Truncated files are never accepted, which
+    some libraries switch on for everybody. Warnings, about corrupt EXIF for instance, do not reach the user: what
+    matters is raised or logged.
     """
-    before = PillowImage.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
-    PillowImage.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
+    settings: dict[tuple[ModuleType, str], object] = {
+        (PillowImage, "MAX_IMAGE_PIXELS"): None,
+        (ImageFile, "LOAD_TRUNCATED_IMAGES"): False,
+        (PngImagePlugin, "MAX_TEXT_CHUNK"): _MAX_TEXT,
+        (PngImagePlugin, "MAX_TEXT_MEMORY"): _MAX_TEXT,
+    }
+    before = {(module, name): getattr(module, name) for module, name in settings}
     try:
+        _set(settings)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        PillowImage.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
+        _set(before)
+
+
+def _set(settings: Mapping[tuple[ModuleType, str], object]) -> None:
+    for (module, name), value in settings.items():
+        setattr(module, name, value)
 
 
 @contextlib.contextmanager
@@ -242,7 +261,9 @@ def _identified(file: io.BufferedReader, subject: str) -> ImageFile.ImageFile:
             raise EOFError("it is empty")
         if is_heif(file.peek(512)):
             raise InputError(f"{subject} is a HEIC picture, which is not read here: {_HEIF_REMEDY}")
-        image = PillowImage.open(file, formats=FORMATS)
+        if is_camera_raw(file.peek(512)):
+            raise InputError(_RAW_REMEDY.format(subject))
+        image = _opened_picture(file, subject)
         megapixels = math.prod(image.size) / 1e6
         if megapixels > MAX_MEGAPIXELS:
             size = f"{image.width}x{image.height} px"
@@ -253,6 +274,21 @@ def _identified(file: io.BufferedReader, subject: str) -> ImageFile.ImageFile:
             image.verify()  # all checksums up to the last chunk; decoding skips those of the pixels
             image = PillowImage.open(file, formats=("PNG",))
     return image
+
+
+def _opened_picture(file: io.BufferedReader, subject: str) -> ImageFile.ImageFile:
+    """Of several pictures in a file the main one; it is said that there are more."""
+    try:
+        pages = read_pages(file)
+    except CameraRawError as error:
+        raise InputError(_RAW_REMEDY.format(subject)) from error
+    file.seek(0)
+    image = PillowImage.open(file, formats=FORMATS)
+    if pages is None:
+        return image
+    if pages.full > 1:
+        _log.info("%s has %d pages: the first is taken", subject, pages.full)
+    return pages.main(image)
 
 
 def _check_jpeg_end(file: io.BufferedReader) -> None:

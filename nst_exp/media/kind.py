@@ -11,6 +11,7 @@ from PIL import Image as PillowImage
 from PIL import UnidentifiedImageError
 
 from nst_exp.media.image import FORMATS, is_heif
+from nst_exp.media.pages import is_camera_raw
 
 _ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
 # Inputs of FFmpeg's for what is no video: texts, shown as a terminal would, and icons. Single pictures end in "_pipe".
@@ -86,7 +87,7 @@ def _is_media(path: Path) -> bool:
             head = file.read(512)
     except OSError:
         return False
-    if head.startswith(_DOCUMENTS) or head[_TAR] == b"ustar" or is_heif(head):
+    if head.startswith(_DOCUMENTS) or head[_TAR] == b"ustar" or is_heif(head) or is_camera_raw(head):
         return False
     name = _input_format(path)
     if name == "mjpeg":  # which FFmpeg also finds inside other files

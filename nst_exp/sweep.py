@@ -326,7 +326,7 @@ def close_sweep(status: str) -> bool:
     report = written_report(sweep.folder)
     if sweep.run_id is not None:
         files = [*report.files, *sweep.folder.glob("optimization_results.yaml")]  # the latter is a search's
-        tracking.end_sweep(sweep.client, sweep.store, sweep.run_id, sweep.folder, files, report.best, status)
+        tracking.end_sweep(sweep.client, sweep.store, sweep.run_id, sweep.folder, files, report.bests, status)
     if sweep.claim is not None:
         sweep.claim.release()
     return _say_how_it_went(sweep)  # last: the output may be closed

@@ -85,7 +85,7 @@ def _upload_sweep(store: tracking.Store, folder: Path, points: Sequence[RunFolde
     report = written_report(folder)
     complete = not problems and len(points) == len(run_folders(folder))
     status = "FINISHED" if complete else "FAILED"
-    ended = tracking.end_sweep(client, store, parent, folder, report.files, report.best, status)
+    ended = tracking.end_sweep(client, store, parent, folder, report.files, report.bests, status)
     return problems if ended or problems else ["the sweep's own run could not be completed"]
 
 

@@ -225,7 +225,7 @@ def test_a_report_is_five_files_and_names_the_best(tmp_path: Path) -> None:
     assert all(path.parent == folder for path in report.files)
     assert report.counts == {"done": 6, "failed": 0, "unfinished": 0}
     scores = {number: measures_of(number)["score"] for number in range(6)}
-    assert report.best == RunFolder(folder / str(min(scores, key=scores.__getitem__)))
+    assert report.bests == {"": RunFolder(folder / str(min(scores, key=scores.__getitem__)))}
     for name in ("contact_sheet.png", "pareto.png", "convergence.png"):
         with Image.open(folder / name) as image:
             image.load()
@@ -258,7 +258,7 @@ def test_failed_and_unfinished_runs_are_told_apart(tmp_path: Path) -> None:
 def test_a_sweep_without_any_result_has_a_report(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text('{"overrides": ["size=32,64"]}')
     report = write_report(tmp_path)
-    assert report.best is None
+    assert report.bests == {}
     assert "no run has begun yet" in page_of(tmp_path)
     begin_run(tmp_path, 0, ["size=32"])
     assert write_report(tmp_path).counts["unfinished"] == 1
@@ -282,7 +282,7 @@ def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
     add_run(folder, 0, ["seed=0"], measures={"score": math.nan, "lpips": 0.2})
     add_run(folder, 1, ["seed=1"], measures={}, total_loss=math.inf)
     report = write_report(folder)
-    assert report.best is None
+    assert report.bests == {}
     assert [run["numbers"].get("lpips") for run in data_of(page_of(folder))["runs"]] == [0.2, None]
 
 
@@ -597,7 +597,7 @@ def test_what_mlflow_does_not_have(uri: bool, logged: Logged, capsys: pytest.Cap
 
 
 def test_nothing_was_written_is_a_report_too() -> None:
-    assert (Report.empty().files, Report.empty().best) == ((), None)
+    assert (Report.empty().files, Report.empty().bests) == ((), {})
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:

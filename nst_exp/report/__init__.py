@@ -47,11 +47,6 @@ class Report:
     bests: Mapping[str, RunFolder]
     counts: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def best(self) -> RunFolder | None:
-        """The run with the best score; None if none has one, or if several cases have a best run each."""
-        return next(iter(self.bests.values())) if len(self.bests) == 1 else None
-
     @classmethod
     def empty(cls) -> Report:
         """Of what could not be written."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import platform
 import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ _log = logging.getLogger(__name__)
 _NOTE = "mlflow.note.content"
 _COMMAND = "command.yaml"  # the artifact with a sweep's overrides, whatever their length
 _SHEET = "contact_sheet.png"
+_CASES_NAMED = 6  # whose best points a description names; the report has all
 
 
 @signals_held()
@@ -91,11 +93,21 @@ def known_parent(client: Any, store: Store, points: Sequence[RunFolder]) -> str 
 
 @signals_held()
 def end_sweep(
-    client: Any, store: Store, run_id: str, folder: Path, files: Sequence[Path], best: RunFolder | None, status: str
+    client: Any,
+    store: Store,
+    run_id: str,
+    folder: Path,
+    files: Sequence[Path],
+    bests: Mapping[str, RunFolder],
+    status: str,
 ) -> bool:
     """Log a sweep's report and its best child to its parent run, end that, and say how to see it in MLflow.
 
     A lost store costs only this, and is logged.
+
+    Args:
+        bests: the best point of each case by the case's title. The parent has the picture and the numbers of the best
+            point if there is one case; several cases cannot be compared, so it names the best of each.
 
     Returns:
         Whether the store has all of it.
@@ -103,11 +115,11 @@ def end_sweep(
     try:
         for path in files:
             client.log_artifact(run_id, str(path))
-        if best is not None:
-            _log_best(client, run_id, best)
+        if len(bests) == 1:
+            _log_best(client, run_id, *bests.values())
         overrides = sweep_command(client, client.get_run(run_id))
         has_sheet = any(path.name == _SHEET for path in files)
-        client.set_tag(run_id, _NOTE, _description(overrides, run_id if has_sheet else None, best))
+        client.set_tag(run_id, _NOTE, _description(overrides, run_id if has_sheet else None, bests))
         client.set_terminated(run_id, status)
     except failures() as error:
         _log.warning("tracking is lost; %s: %s", upload_hint(folder), reason(error))
@@ -139,17 +151,18 @@ def _log_best(client: Any, run_id: str, best: RunFolder) -> None:
         client.log_image(run_id, np.asarray(picture), key="pastiche", step=int(result["steps"]))
 
 
-def _description(overrides: Sequence[str], sheet_of: str | None = None, best: RunFolder | None = None) -> str:
+def _description(overrides: Sequence[str], sheet_of: str | None = None, bests: Mapping[str, RunFolder] = {}) -> str:
     """Markdown for the parent run's page.
 
     Args:
         sheet_of: the run whose files hold the contact sheet.
     """
+    keys = {override.partition("=")[0] for override in swept_overrides(overrides)}
     parts = []
-    if best is not None:
-        keys = {override.partition("=")[0] for override in swept_overrides(overrides)}
+    for case, best in itertools.islice(bests.items(), _CASES_NAMED):
         setting = " ".join(override for override in best.overrides if override.partition("=")[0] in keys)
-        parts.append(f"Best: **{setting[:500]}** (score {best.result['measures'].get('score', float('nan')):.3g})")
+        score = best.result["measures"].get("score", float("nan"))
+        parts.append(f"Best{f' of {case}' if case else ''}: **{setting[:500]}** (score {score:.3g}, lower is better)")
     if sheet_of is not None:  # near the beginning: MLflow folds up what is long
         parts.append(f"![contact sheet](get-artifact?path={_SHEET}&run_uuid={sheet_of})")
     parts.append(f"Sweep `{shlex.join(overrides)[:2000]}`")

@@ -43,6 +43,7 @@ from nst_exp.preparation import (
 from nst_exp.preview import Preview, jpeg
 from nst_exp.progress import progress
 from nst_exp.results import CLIP, PICTURE, RunFolder, loss_column
+from nst_exp.signals import heeded
 from nst_exp.solver import Method
 from nst_exp.stylize import Lane, Progress, Schedule, Solution, StyleMemory, stylize
 from nst_exp.tracking import TrackedRun
@@ -80,12 +81,12 @@ def paint_camera(inputs: Inputs, folder: RunFolder, run: TrackedRun) -> dict[str
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that the clip is written to its end; a second one interrupts as ever."""
+    """An event that a signal sets, so that the clip is written to its end; a second one interrupts as ever."""
     ended = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
         yield ended
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in heeded()}
 
     def restore() -> None:
         for number, handler in before.items():

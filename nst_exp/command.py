@@ -9,20 +9,32 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-from nst_exp.devices import ignore_settings
+from nst_exp.devices import ignore_settings, refuse_bad_settings
 from nst_exp.errors import InputError
-from nst_exp.signals import BROKEN_PIPE, drop_output, end_as_interrupted
+from nst_exp.signals import (
+    BROKEN_PIPE,
+    drop_output,
+    end_as_interrupted,
+    exit_interrupted,
+    replace_closed_streams,
+)
 
 _ADDRESS_SPACE = 3 * 2**30  # bytes; with 1.5 GB JAX has been seen to wait for ever
 
 
 def prepare_process() -> None:
     """Set up what is the same for all commands and belongs to the whole process; call it before importing JAX."""
+    replace_closed_streams()
     end_as_interrupted()
     for setting in ignore_settings():
         print(f"nst_exp: {setting} is ignored: results must not depend on it", file=sys.stderr)
     _refuse_small_address_space()
     _limit_pictures()
+    try:
+        refuse_bad_settings()
+    except InputError as error:
+        print(f"nst_exp: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 def _limit_pictures() -> None:
@@ -67,5 +79,4 @@ def run_command(body: Callable[[argparse.Namespace], int], arguments: argparse.N
         print(f"nst_exp: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("nst_exp: interrupted", file=sys.stderr)
-        sys.exit(130)
+        exit_interrupted()

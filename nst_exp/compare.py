@@ -51,6 +51,11 @@ def _compare(arguments: argparse.Namespace) -> int:
         raise InputError(f"{str(folder)!r}: {what}")
     is_all = not arguments.filter and not arguments.sort
     into = arguments.output or (folder if is_all else folder / _SELECTION)
+    foreign = [] if (into / _SWEEP).is_file() else report.foreign_files(into)
+    if foreign:
+        raise InputError(
+            f"{str(into)!r} holds {', '.join(foreign)}, which no report has written: give another --output"
+        )
     written = report.write_report(folder, into, sweep=sweep)
     width = None if sys.stdout.isatty() else _WIDE
     report.print_table(sweep, report.lay_out(sweep), Console(highlight=False, width=width))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
+import sys
+from collections.abc import Sequence
 
 from nst_exp.errors import InputError
 
@@ -12,8 +15,11 @@ from nst_exp.errors import InputError
 _IGNORED = (
     *("JAX_ENABLE_X64", "JAX_DEFAULT_DTYPE_BITS", "JAX_NUMPY_DTYPE_PROMOTION", "JAX_NUMPY_RANK_PROMOTION"),
     *("JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL", "JAX_ENABLE_CUSTOM_PRNG", "JAX_THREEFRY_PARTITIONABLE"),
-    *("JAX_DEBUG_NANS", "JAX_DEBUG_INFS", "JAX_DISABLE_JIT", "JAX_CHECK_TRACER_LEAKS"),
+    *("JAX_RANDOM_SEED_OFFSET", "JAX_DEBUG_NANS", "JAX_DEBUG_INFS", "JAX_DISABLE_JIT", "JAX_CHECK_TRACER_LEAKS"),
+    *("JAX_TRANSFER_GUARD", "JAX_TRANSFER_GUARD_HOST_TO_DEVICE", "JAX_TRANSFER_GUARD_DEVICE_TO_HOST"),
+    *("JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE", "JAX_ARRAY_GARBAGE_COLLECTION_GUARD", "JAX_NO_EXECUTION"),
 )
+_CHOOSE_DEVICES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 
 
 def ignore_settings() -> list[str]:
@@ -25,20 +31,54 @@ def ignore_settings() -> list[str]:
     return [f"{name}={os.environ.pop(name)}" for name in _IGNORED if os.environ.get(name)]
 
 
+def refuse_bad_settings() -> None:
+    """Check the values of JAX's settings that are left; JAX is imported only if there are any.
+
+    Raises:
+        InputError: if JAX does not accept one, such as `JAX_LOG_COMPILES=maybe`.
+    """
+    names = sorted(name for name in os.environ if name.startswith("JAX_") and name not in _CHOOSE_DEVICES)
+    if not names:
+        return
+    try:
+        import jax  # noqa: F401  # reads its settings
+    except ValueError as error:
+        raise InputError(f"JAX does not accept its settings ({_shown(names)}): {error}") from error
+
+
 @functools.cache
 def backend() -> str:
     """The platform of JAX's default device: `cpu`, `gpu` or `tpu`.
 
     Raises:
-        InputError: if JAX finds no device, such as with `JAX_PLATFORMS=cuda` on a machine without one.
+        InputError: if JAX finds no device, such as with `JAX_PLATFORMS=cuda` on a machine without one, or XLA does
+            not know a flag in XLA_FLAGS.
     """
+    _refuse_unknown_flags()
     import jax
 
     try:
         return jax.default_backend()
     except Exception as error:  # RuntimeError or AssertionError, by the platform
         reason = " ".join(str(error).split())[:200] or "there is none here"
+        named = _shown([name for name in _CHOOSE_DEVICES if os.environ.get(name)] or ["JAX_PLATFORMS"])
         raise InputError(
-            f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: JAX cannot use this device: {reason}; "
-            "unset it, or choose among cpu, cuda, rocm, tpu"
+            f"{named}: JAX cannot use this device: {reason}; unset it, or choose among cpu, cuda, rocm, tpu"
         ) from error
+
+
+def _refuse_unknown_flags() -> None:
+    """XLA ends the whole process for a flag that it does not know, so another process tries them first."""
+    if not os.environ.get("XLA_FLAGS"):
+        return
+    others = {name: value for name, value in os.environ.items() if name not in _CHOOSE_DEVICES}
+    command = [sys.executable, "-c", "import jax; jax.devices()"]
+    environment = {**others, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["it ended the process"])[-1].partition("] ")
+        raise InputError(f"XLA_FLAGS={os.environ['XLA_FLAGS']}: XLA does not accept this: {reason[2] or reason[0]}")
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={os.environ.get(name, '')}" for name in names)

@@ -54,13 +54,13 @@ class Ledger:
         self._add("sweeps", key, folder)
 
     def remove_sweep(self, key: str) -> None:
-        """Remove what is remembered of the sweep of `key`, and the ledger if nothing is left in it."""
+        """Remove what is remembered of the sweep of `key`."""
         if self.folder is None:
             return
         for suffix in (".json", ".lock"):
             with contextlib.suppress(OSError):
                 (self.folder / "sweeps" / f"{key}{suffix}").unlink()
-        remove_folders([self.folder / "sweeps", self.folder])
+        remove_folders([self.folder / "sweeps"])
 
     def frames(self, key: str) -> Path | None:
         """The folder of the latest run that painted a clip's frames of this key, finished or not."""

@@ -140,10 +140,9 @@ def load(plan: Plan) -> Inputs:
 
 
 def _of_this_device(config: RunConfig) -> RunConfig:
-    """With the precision that `auto` stands for here."""
-    if config.precision != "auto":
-        return config
-    return dataclasses.replace(config, precision="float32" if backend() == "cpu" else "tf32")
+    """With the precision that `auto` stands for here; a device that JAX cannot use is refused whatever is given."""
+    automatic = "float32" if backend() == "cpu" else "tf32"
+    return dataclasses.replace(config, precision=automatic) if config.precision == "auto" else config
 
 
 def _canonical(network: Network, name: str, layers: Iterable[str]) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from nst_exp.explanations import one_line
 from nst_exp.keys import CONF
 from nst_exp.overrides import prepared
 from nst_exp.search import returned
-from nst_exp.signals import BROKEN_PIPE, drop_output
+from nst_exp.signals import BROKEN_PIPE, drop_output, exit_interrupted
 from nst_exp.sweep import close_sweep, discard_unbegun_run
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
@@ -77,6 +77,8 @@ def main() -> NoReturn:
     except BrokenPipeError:
         drop_output()
         sys.exit(BROKEN_PIPE)
+    except KeyboardInterrupt:
+        exit_interrupted(lambda: close_sweep("KILLED"))
     sys.exit(int(failed))
 
 
@@ -85,11 +87,6 @@ def _main(*, show_traceback: bool) -> bool:
     try:
         _make_ready()
         _run()
-    except KeyboardInterrupt:
-        close_sweep("KILLED")
-        print("nst_exp: interrupted", file=sys.stderr, flush=True)
-        logging.shutdown()
-        os._exit(130)  # without the interpreter's teardown: jaxlib crashes in it while a chunk still runs
     except (Exception, _Refused) as error:
         named = close_sweep("FAILED")
         _end(error, show_traceback=show_traceback, named=named)

@@ -1,24 +1,67 @@
-"""What ends a command from outside: signals, and an output that nobody reads any more.
+"""What ends a command from outside: signals, and outputs that are closed or that nobody reads any more.
 
 Shared by all commands, so that each of them ends its runs properly however it is stopped.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
+from typing import NoReturn
 
-# What ends a command as Ctrl-C does; Windows has no SIGHUP.
-ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+# What ends a command as Ctrl-C does: all that the system, a terminal or a batch system sends for this and that can
+# be caught. Windows has few of them.
+_NAMES = (
+    *("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK"),
+    *("SIGXCPU", "SIGALRM", "SIGUSR1", "SIGUSR2"),  # time that is used up, or soon will be
+)
+ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 BROKEN_PIPE = 141  # the exit code of shells for a command whose reader has gone: 128 + SIGPIPE
+INTERRUPTED = 130  # that for a command ended by Ctrl-C: 128 + SIGINT
 
 
 def end_as_interrupted() -> None:
     """Let a closed terminal and a stopped job end runs as Ctrl-C does; ignored signals (nohup) stay ignored."""
-    for number in ENDING:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)
+    for number in heeded():
+        signal.signal(number, signal.default_int_handler)
+
+
+def heeded() -> list[int]:
+    """Those of `ENDING` that this process does not ignore."""
+    return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def exit_interrupted(end: Callable[[], object] = lambda: None) -> NoReturn:
+    """Exit after a signal, once `end` has brought the command to a proper end.
+
+    Batch systems and closed terminals repeat their signals, which changes nothing; another Ctrl-C exits at once.
+    """
+    for number in heeded():
+        if number != signal.SIGINT:
+            signal.signal(number, signal.SIG_IGN)
+    with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        end()
+        print("nst_exp: interrupted", file=sys.stderr, flush=True)
+    logging.shutdown()
+    os._exit(INTERRUPTED)  # without the interpreter's teardown: jaxlib crashes in it while a chunk still runs
+
+
+def replace_closed_streams() -> None:
+    """Connect standard streams that were closed (`>&-`) to nothing.
+
+    Otherwise the next file that is opened, such as a database, would be taken for them and receive what is printed.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115
 
 
 def drop_output() -> None:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _FILE = "sweep.json"
+_SEARCH_RESULTS = "optimization_results.yaml"
+_HYDRA_FILES = ("multirun.yaml", _SEARCH_RESULTS)
 _WHERE_ONLY = ("hydra", "cache_dir", "ledger", "force")
 
 
@@ -263,7 +265,7 @@ def _refuse_foreign_files(folder: Path) -> None:
 
     if not folder.is_dir():
         return
-    names = [name for name in FILES if (folder / name).exists()]
+    names = [name for name in (*FILES, *_HYDRA_FILES) if (folder / name).exists()]
     if names:
         raise InputError(
             f"{str(folder)!r} holds {', '.join(names)}, which no sweep has written: give a folder without files of "
@@ -318,30 +320,32 @@ def close_sweep(status: str) -> bool:
     """
     if not _open:
         return False
-    sweep = _open.pop()
+    sweep = _open[-1]  # until it is closed: a signal may break this off, and is followed by another call
     if not any(point.began for point in run_folders(sweep.folder)):
         failures = _failures(sweep.folder)
         _discard(sweep)
+        _open.clear()
         return _name(failures)
     report = written_report(sweep.folder)
     if sweep.run_id is not None:
-        files = [*report.files, *sweep.folder.glob("optimization_results.yaml")]  # the latter is a search's
+        files = [*report.files, *sweep.folder.glob(_SEARCH_RESULTS)]
         tracking.end_sweep(sweep.client, sweep.store, sweep.run_id, sweep.folder, files, report.bests, status)
     if sweep.claim is not None:
         sweep.claim.release()
+    _open.clear()
     return _say_how_it_went(sweep)  # last: the output may be closed
 
 
 def _discard(sweep: _Open) -> None:
     """Leave nothing of a sweep of which no point has begun: it was refused, or interrupted before its first run."""
+    if sweep.run_id is not None:
+        tracking.delete_sweep(sweep.client, sweep.run_id)
     for point in run_folders(sweep.folder):
         point.discard_unbegun()
         remove_folders([point.path])
-    for name in (_FILE, "multirun.yaml"):
+    for name in (*_HYDRA_FILES, _FILE):
         with contextlib.suppress(OSError):
             (sweep.folder / name).unlink()
-    if sweep.run_id is not None:
-        tracking.delete_sweep(sweep.client, sweep.run_id)
     if sweep.claim is not None:
         sweep.claim.release()
     sweep.ledger.remove_sweep(sweep.key)

@@ -81,7 +81,11 @@ def _upload_sweep(store: tracking.Store, folder: Path, points: Sequence[RunFolde
     parent = tracking.start_sweep(client, store, folder, sweep.overrides, earlier)
     if store.uri == points[0].record.tracking_uri:  # the sweep's own store, in which it may be resumed
         dataclasses.replace(sweep, mlflow_run_id=parent).write(folder)
-    problems = _upload_runs(store, points, parent)
+    try:
+        problems = _upload_runs(store, points, parent)
+    except KeyboardInterrupt:
+        tracking.end_sweep(client, store, parent, folder, [], {}, "KILLED")
+        raise
     report = written_report(folder)
     complete = not problems and len(points) == len(run_folders(folder))
     status = "FINISHED" if complete else "FAILED"

@@ -27,6 +27,7 @@ with warnings.catch_warnings():  # what is imported here need not be imported un
     warnings.filterwarnings("ignore", "JAXopt is no longer maintained", DeprecationWarning)
     import nst_exp.experiment
     import nst_exp.run
+    from nst_exp.signals import ENDING
 
 OUT = "out"  # where runs and sweeps write to, below the folder that the command is started in
 _CACHE = tempfile.TemporaryDirectory()  # one for all tests of this process: compiled code is reused
@@ -66,7 +67,7 @@ def run_in_process(
 ) -> Outcome:
     """`main()` with these arguments, started in `folder`; an exception that gets out of it is not caught."""
     stdout, stderr = io.StringIO(), io.StringIO()
-    with _process_state(), contextlib.chdir(folder), mock.patch.dict(os.environ, environment or {}):
+    with process_state(), contextlib.chdir(folder), mock.patch.dict(os.environ, environment or {}):
         with (
             mock.patch.object(sys, "argv", ["nst_exp", *arguments_of(*arguments, defaults=defaults)]),
             contextlib.redirect_stdout(stdout),
@@ -99,11 +100,11 @@ def run_process(
 
 
 @contextlib.contextmanager
-def _process_state() -> Iterator[None]:
+def process_state() -> Iterator[None]:
     """Puts back what a command leaves behind in its process: log handlers, signals, environment, singletons."""
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
-    on_terminate = signal.getsignal(signal.SIGTERM)
+    handlers_before = {number: signal.getsignal(number) for number in ENDING}
     jax_cache = jax.config.jax_compilation_cache_dir
     GlobalHydra.instance().clear()
     try:
@@ -117,7 +118,8 @@ def _process_state() -> Iterator[None]:
             yield
     finally:
         GlobalHydra.instance().clear()
-        signal.signal(signal.SIGTERM, on_terminate)
+        for number, of_signal in handlers_before.items():
+            signal.signal(number, of_signal)
         for handler in set(root.handlers) - set(handlers):
             handler.close()
         root.handlers[:] = handlers

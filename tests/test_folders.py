@@ -9,6 +9,7 @@ from command import OUT, run_in_process
 from mlflow import MlflowClient
 from PIL import Image
 
+import nst_exp.compare
 from nst_exp.errors import InputError
 from nst_exp.results import Record, RunFolder
 
@@ -54,7 +55,7 @@ def test_a_run_in_a_folder_with_other_files(tmp_path: Path) -> None:
     assert contents(tmp_path).items() >= mine.items()
 
 
-@pytest.mark.parametrize("name", ["report.html", "table.csv", "contact_sheet.png"])
+@pytest.mark.parametrize("name", ["report.html", "table.csv", "contact_sheet.png", "multirun.yaml"])
 def test_a_sweep_in_a_folder_of_the_users_own(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
     outcome = run_in_process("-m", "seed=0,1", "hydra.sweep.dir=.", folder=tmp_path)
@@ -101,6 +102,34 @@ def test_only_what_a_run_wrote_is_removed(tmp_path: Path) -> None:
         folder.begin({}, RECORD)
 
 
+def test_a_report_in_a_folder_of_the_users_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Kind: `compare` overwrites a report, in the folder named or in one with runs, and no file of another origin."""
+    run_in_process("-m", "seed=0,1", folder=tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    def compare(*arguments: str) -> object:
+        monkeypatch.setattr("sys.argv", ["compare", OUT, *arguments])
+        with pytest.raises(SystemExit) as end:
+            nst_exp.compare.main()
+        return end.value.code
+
+    Path("mine").mkdir()
+    assert compare("--output", "mine/new") == 0
+    assert compare("--output", "mine/new", "--sort", "-seed") == 0
+    Path("mine", "table.csv").write_text("mine")
+    Path("mine", "report.html").write_text("<p>On nst_exp</p>")
+    before = contents(Path("mine"))
+    assert compare("--output", "mine") == 1
+    assert "report.html, table.csv, which no report has written" in capsys.readouterr().err
+    assert contents(Path("mine")) == before
+    assert compare() == 0
+    Path(OUT, "sweep.json").unlink()
+    Path(OUT, "report.html").unlink()
+    assert compare() == 1
+
+
 # --- what is refused leaves nothing ------------------------------------------------------------------------------
 
 REFUSED = ("sytle_weight=1", "size=3", "content=absent.jpg", "content_layer=conv9", "params=keras", "network=absent")
@@ -127,6 +156,7 @@ def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert run_in_process("content=absent.jpg", "hydra.run.dir=mine", folder=tmp_path).code == 1
     assert (tmp_path / "mine").is_dir()
+    assert run_in_process("-m", "seed=0,1", "content=absent.jpg", "ledger=mine", folder=tmp_path).code == 1
     assert not list((tmp_path / "mine").iterdir())
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import getpass
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import git
 import pytest
-from command import OUT, arguments_of, run_in_process, run_process
+from command import OUT, process_state, arguments_of, run_in_process, run_process
 from mlflow import MlflowClient
 
-from nst_exp import devices, memory, record
+import nst_exp.upload
+from nst_exp import camera_run, devices, memory, record, signals
 from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.files import home_expanded
 from nst_exp.results import RunFolder
@@ -91,6 +94,7 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 def test_settings_of_jax_do_not_change_results(tmp_path: Path) -> None:
     """Kind: settings that other programs in the same shell need (types, promotion, debugging, random numbers)."""
     settings = {"JAX_ENABLE_X64": "1", "JAX_DEBUG_NANS": "1", "JAX_NUMPY_RANK_PROMOTION": "raise"}
+    settings |= {"JAX_RANDOM_SEED_OFFSET": "5", "JAX_TRANSFER_GUARD": "disallow", "JAX_NO_EXECUTION": "1"}
     done = run_process("init=noise", "hydra.run.dir=odd", folder=tmp_path, environment=settings)
     assert done.code == 0
     named = sorted(line.split(" ")[1] for line in done.stderr.splitlines())
@@ -102,14 +106,26 @@ def test_settings_of_jax_do_not_change_results(tmp_path: Path) -> None:
 
 def test_a_device_that_is_not_there(tmp_path: Path) -> None:
     """Kind: JAX_PLATFORMS names a device without hardware, without its plugin, or that does not exist at all."""
-    for platform, sweep in (("nonsense", ()), ("cuda", ("-m", "seed=0,1"))):
-        done = run_process(*sweep, folder=tmp_path, environment={"JAX_PLATFORMS": platform})
+    for platform, arguments in (("nonsense", ("precision=float32",)), ("cuda", ("-m", "seed=0,1"))):
+        done = run_process(*arguments, folder=tmp_path, environment={"JAX_PLATFORMS": platform})
         assert done.code == 1
         lines = [line for line in done.stderr.splitlines() if line.startswith("nst_exp: ")]
         assert lines
         assert all(f"JAX_PLATFORMS={platform}: JAX cannot use this device" in line for line in lines)
         assert "Traceback" not in done.stdout + done.stderr
         assert not (tmp_path / OUT).exists()
+
+
+@pytest.mark.parametrize("setting", ["XLA_FLAGS=--no_such_flag=1", "JAX_LOG_COMPILES=maybe"])
+def test_a_setting_that_jax_does_not_accept(setting: str, tmp_path: Path) -> None:
+    """Kind: JAX or XLA, which ends the whole process, knows neither the name nor the value of a setting."""
+    name, _, value = setting.partition("=")
+    done = run_process(*SQLITE, folder=tmp_path, environment={name: value})
+    assert done.code == 1
+    assert done.stderr.startswith("nst_exp: ")
+    assert setting in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / OUT).exists()
 
 
 def test_ignored_settings_are_those_that_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,20 +171,88 @@ def test_too_small_an_address_space_is_refused(tmp_path: Path) -> None:
 # --- signals, closed outputs, full disks ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT"])
 def test_signals_end_runs_properly(name: str, tmp_path: Path) -> None:
-    """Kind: every signal that asks a command to end (Ctrl-C, a stopped job, a closed terminal)."""
+    """Kind: every signal that asks a command to end (Ctrl-C, a stopped job, a closed terminal), also if it is repeated.
+
+    Shells and batch systems send more than one; Ctrl-C given again asks for something else, to end at once.
+    """
     arguments = arguments_of("-m", "seed=0,1", "steps=100000", *SQLITE)
     command = [sys.executable, "-m", "nst_exp.run", *arguments]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_for(lambda: (tmp_path / OUT / "0" / "progress").exists())
         time.sleep(0.5)
-        process.send_signal(getattr(signal, name))
+        for _ in range(1 if name == "SIGINT" else 3):
+            process.send_signal(getattr(signal, name))
+            time.sleep(0.02)
         stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in stdout + stderr
     assert "0 of 2 points done" in stdout
     assert statuses(tmp_path) == ["KILLED", "KILLED"]
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Puts signal handlers back."""
+    before = {number: signal.getsignal(number) for number in signals.ENDING}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_which_signals_end_a_command() -> None:
+    """Kind: every signal that ends a process from outside unless it is caught; what nohup ignores stays ignored."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.end_as_interrupted()
+    for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGXCPU", "SIGALRM", "SIGUSR1", "SIGUSR2"):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(getattr(signal, name))
+        with camera_run._ended_by_signals() as ended:
+            signal.raise_signal(signal.SIGHUP)
+            assert not ended.is_set()
+            signal.raise_signal(getattr(signal, name))
+            assert ended.is_set()
+    signal.raise_signal(signal.SIGHUP)
+
+
+def interrupt_once(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """The function named is broken off by Ctrl-C when it is called first; a command's exit leaves the tests alive."""
+    module, _, name = target.rpartition(".")
+    function = getattr(importlib.import_module(module), name)
+
+    def interrupted(*_: object, **__: object) -> NoReturn:
+        monkeypatch.setattr(target, function)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(target, interrupted)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+
+
+def test_an_end_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: the signal comes when all points are done and the report is made, or while runs are uploaded."""
+    interrupt_once(monkeypatch, "nst_exp.sweep.written_report")
+    outcome = run_in_process("-m", "seed=0,1", *SQLITE, folder=tmp_path)
+    assert outcome.code == 130
+    assert "2 of 2 points done" in outcome.stdout
+    assert outcome.stderr.splitlines()[-1] == "nst_exp: interrupted"
+    assert statuses(tmp_path) == ["FINISHED", "FINISHED", "KILLED"]
+    interrupt_once(monkeypatch, "nst_exp.tracking.upload")
+    monkeypatch.setattr("sys.argv", ["upload", str(tmp_path / OUT)])
+    with process_state(), pytest.raises(SystemExit) as end:
+        nst_exp.upload.main()
+    assert end.value.code == 130
+    assert statuses(tmp_path) == ["FINISHED", "FINISHED", "KILLED"]
+
+
+def test_closed_standard_streams(tmp_path: Path) -> None:
+    """Kind: input, output or errors are closed (cron, daemons, `>&-`); files opened later must not take their place."""
+    arguments = " ".join(f"'{argument}'" for argument in arguments_of("-m", "seed=0,1", *SQLITE))
+    command = f"'{sys.executable}' -m nst_exp.run {arguments} <&- >&- 2>&-"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, check=False).returncode == 0
+    assert statuses(tmp_path) == ["FINISHED"] * 3
+    assert all(RunFolder(tmp_path / OUT / str(number)).sound for number in range(2))
 
 
 def test_an_output_that_nobody_reads(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ PARETO = "pareto.png"
 CONVERGENCE = "convergence.png"
 TABLE = "table.csv"
 FILES = (PAGE, SHEET, PARETO, CONVERGENCE, TABLE)
+_MARKS = ('<meta name="generator" content="nst_exp">', '<header class="head">')  # of a page; the latter of older ones
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,16 @@ def write_report(folder: Path, into: Path | None = None, *, sweep: Sweep | None 
         write_atomically(into / name, content)
     bests = {title: point.folder for title, point in sweep.bests.items()}
     return Report([into / name for name in contents], into / PAGE, bests, sweep.counts)
+
+
+def foreign_files(folder: Path) -> list[str]:
+    """Names of files in `folder` that a report would overwrite; none if a report's page is among them."""
+    names = [name for name in FILES if (folder / name).exists()]
+    try:
+        page = (folder / PAGE).read_text("utf-8", "replace")
+    except OSError:
+        return names
+    return [] if any(mark in page for mark in _MARKS) else names
 
 
 def title_of(sweep: Sweep) -> str:

@@ -19,7 +19,8 @@ from nst_exp.signals import ENDING
 def signals_held() -> Iterator[None]:
     """Signals that end a command wait until this is left: a write to sqlite that they break off leaves the file locked.
 
-    A second one does not wait. Signals reach the main thread only, and there is nothing to hold in others.
+    A second Ctrl-C does not wait; other signals may be repeated by their sender. Signals reach the main thread only, so
+    there is nothing to hold in others.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -27,7 +28,7 @@ def signals_held() -> Iterator[None]:
     held: list[int] = []
 
     def hold(number: int, frame: FrameType | None) -> None:
-        if held:
+        if held and number == signal.SIGINT:
             raise KeyboardInterrupt
         held.append(number)
 

@@ -140,7 +140,8 @@ class Film:
         Raises:
             InputError: if the folder cannot be written.
         """
-        key = record.frames_key(self.inputs.plan.params, self.inputs.plan.hashes)
+        plan = self.inputs.plan
+        key = record.frames_key(plan.params, plan.hashes, frame_size(plan))
         ledger = Ledger.at(self.config.ledger)
         self.frames.open(key)
         earlier = None if self.config.force else ledger.frames(key)

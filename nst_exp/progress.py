@@ -140,6 +140,7 @@ class _Bars:
                 self._progress.remove_task(self._phase)
             self._phase = self._progress.add_task(name, total=total, state=state)
             self._phase_name = name
+            self._progress.refresh()  # at once: what follows may keep the interpreter busy
         self._progress.update(self._phase, completed=done, state=state)
 
 

@@ -91,10 +91,15 @@ def identity(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def frames_key(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
-    """As `identity`, of a clip's frames: two runs of one key paint the same ones, as far as both go."""
+def frames_key(readable: Mapping[str, Any], hashes: Mapping[str, str], size: tuple[int, int]) -> str:
+    """As `identity`, of a clip's frames: two runs of one key paint the same ones, as far as both go.
+
+    Args:
+        size: (width, height) of the frames in px, which depends on the codec as well.
+    """
     left_out = _OF_OUTPUT if readable["video.passes"] == 1 else tuple(set(_OF_OUTPUT) - {"video.end"})
-    return identity({name: value for name, value in readable.items() if name not in left_out}, hashes)
+    settings = {name: value for name, value in readable.items() if name not in left_out}
+    return identity(settings | {"frame size": list(size)}, hashes)
 
 
 def is_idle(key: str, kind: str) -> bool:

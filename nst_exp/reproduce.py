@@ -159,7 +159,7 @@ def _find(name: str, address: str, wanted: str, inputs: _Inputs) -> str:
     if given is not None:
         state = f"its SHA-256 is {found}" if found else "it cannot be read"
         raise InputError(f"{name}={given!r} is not what the run read: {state}, that was {wanted}")
-    for path in _candidates(inputs.below, Path(address).name):
+    for path in _candidates(inputs.below, Path(address)):
         if _sha256_at(str(path)) == wanted:
             return str(path)
     state = f"has changed, its SHA-256 is {found}" if found else "is not there"
@@ -176,15 +176,20 @@ def _sha256_at(address: str) -> str | None:
         return None
 
 
-def _candidates(below: Path, name: str) -> list[Path]:
-    """The pictures in a folder and below, those of the same name first; hidden folders and results are left out."""
-    return sorted(_pictures(below), key=lambda path: (path.name != name, path))
+def _candidates(below: Path, address: Path) -> list[Path]:
+    """The pictures in a folder and below, and what has the same suffix, such as a video; the same name comes first.
+
+    Hidden folders and results are left out.
+    """
+    return sorted(
+        _files(below, _SUFFIXES | {address.suffix.lower()}), key=lambda path: (path.name != address.name, path)
+    )
 
 
-def _pictures(below: Path) -> Iterator[Path]:
+def _files(below: Path, suffixes: set[str]) -> Iterator[Path]:
     for folder, folders, files in os.walk(below):
         folders[:] = [inner for inner in folders if inner != _OUTPUTS and not inner.startswith(".")]
-        yield from (Path(folder, file) for file in files if Path(file).suffix.lower() in _SUFFIXES)
+        yield from (Path(folder, file) for file in files if Path(file).suffix.lower() in suffixes)
 
 
 def _output(arguments: argparse.Namespace) -> Path:

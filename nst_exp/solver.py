@@ -16,7 +16,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -44,14 +44,15 @@ class Loss(Protocol):
         """Total loss of `image`, and its terms."""
 
 
-class Iterate(NamedTuple):
-    """Where a method stands: the picture, its loss and gradient, and what the method remembers."""
+@struct.dataclass
+class Iterate:
+    """Where a method stands: the picture, its loss and gradient, and what the method remembers; as `SolverState`."""
 
-    image: Image
-    total: Scalar
-    losses: Losses
-    gradient: Image
-    spent: Count  # evaluations the last step took
+    image: Float[Array, "*lanes 1 height width 3"]
+    total: Float[Array, "*lanes"]
+    losses: dict[str, Float[Array, "*lanes"]]
+    gradient: Float[Array, "*lanes 1 height width 3"]
+    spent: Int[Array, "*lanes"]  # evaluations the last step took
     memory: Any
 
 
@@ -98,7 +99,7 @@ class Lbfgs:
             for name in ("iter_num", "s_history", "y_history", "rho_history")
         }
         gamma = shrink * self._first_gamma(at.gradient)
-        return at._replace(memory=at.memory._replace(gamma=gamma, **emptied))
+        return dataclasses.replace(at, memory=at.memory._replace(gamma=gamma, **emptied))
 
     def _solver(self, function: LossFunction) -> jaxopt.LBFGS:
         rule: dict[str, Any] = {"stepsize": 1.0} if self.linesearch == "none" else {"linesearch": self.linesearch}
@@ -114,11 +115,12 @@ class Lbfgs:
         return Iterate(image, memory.value, memory.aux, memory.grad, spent, memory)
 
 
-class _Damped(NamedTuple):
+@struct.dataclass
+class _Damped:
     """An optax state, and what its next step is multiplied by: below 1 after a restart, soon 1 again."""
 
     state: Any
-    factor: Scalar
+    factor: Float[Array, "*lanes"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +132,7 @@ class Optax(abc.ABC):
         return self._evaluated(function, image, memory, searched=jnp.int32(0))
 
     def step(self, function: LossFunction, at: Iterate) -> Iterate:
-        state, factor = at.memory
+        state, factor = at.memory.state, at.memory.factor
         step, state = self._transformation().update(
             at.gradient, state, at.image, value=at.total, grad=at.gradient, value_fn=lambda x: function(x)[0]
         )
@@ -139,7 +141,8 @@ class Optax(abc.ABC):
         return self._evaluated(function, at.image + factor * step, memory, searched=searched)
 
     def forget(self, at: Iterate, shrink: Scalar) -> Iterate:
-        return at._replace(memory=_Damped(self._transformation().init(at.image), jnp.float32(shrink)))
+        memory = _Damped(self._transformation().init(at.image), jnp.float32(shrink))
+        return dataclasses.replace(at, memory=memory)
 
     @abc.abstractmethod
     def _transformation(self) -> optax.GradientTransformationExtraArgs: ...
@@ -306,7 +309,9 @@ def _judge(method: Method, state: SolverState, tried: Iterate) -> SolverState:
     wrong = _went_wrong(state.at, tried)
     restarts = state.restarts + wrong.astype(state.restarts.dtype)
     shrink = 0.5 ** jnp.minimum(restarts, 10)
-    at = jax.lax.cond(wrong, lambda: method.forget(state.at, shrink)._replace(spent=tried.spent), lambda: tried)
+    at = jax.lax.cond(
+        wrong, lambda: dataclasses.replace(method.forget(state.at, shrink), spent=tried.spent), lambda: tried
+    )
     image, total, losses = jax.lax.cond(
         at.total < state.best_total,
         lambda: (at.image, at.total, at.losses),

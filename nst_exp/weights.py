@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import h5py
-import jax
 import numpy as np
 import pooch
 import requests
@@ -166,7 +165,7 @@ def _params(arrays: Mapping[str, np.ndarray], preprocessing: str) -> NetworkPara
         layer, kind = name.split("/")
         layers.setdefault(layer, {})[kind] = array
     values = dict(_PREPROCESSINGS[preprocessing])
-    mean, std = (cast(jax.Array, np.asarray(values.pop(key), np.float32)) for key in ("mean", "std"))
+    mean, std = (np.asarray(values.pop(key), np.float32) for key in ("mean", "std"))
     # Keras' params come from Caffe, and with its pixels their residual networks have its strides
     strided_first = preprocessing == "keras"
     return NetworkParams(cast(LayerParams, layers), Preprocessing(mean, std, **values), strided_first)

@@ -153,6 +153,22 @@ LANES = "hydra.launcher.lanes=8"
 KEPT = ("video.write=[clip,frames]", "content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv1]")
 
 
+def test_frames_of_another_size_are_not_taken_over(clip: Path, tmp_path: Path) -> None:
+    """A key must hold all that determines what is kept under it: the codec decides whether sides must be even."""
+    for codec, out, size in (("gif", "odd", (33, 22)), ("h264", "even", (32, 22))):
+        settings = (
+            f"video.codec={codec}",
+            "video.end=2",
+            "size=33",
+            "video.write=[clip,frames]",
+            f"hydra.run.dir={out}",
+        )
+        outcome = painted(*settings, clip=clip, folder=tmp_path)
+        assert outcome.code == 0, outcome.stderr
+        found = {frame.shape[1::-1] for frame in frames_of(tmp_path / out).values()}
+        assert found == {size}
+
+
 @pytest.mark.parametrize("mode", ["video=flow video.passes=2", "video=warm_start", "video=independent video.lanes=2"])
 def test_films_in_lanes_agree_with_one_at_a_time(mode: str, clip: Path, tmp_path: Path) -> None:
     grid = ("-m", "content_weight=1,4", *mode.split(), "video.end=4", "ledger=null", *KEPT)

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import git
 import pytest
-from command import OUT, process_state, arguments_of, run_in_process, run_process
+from command import OUT, arguments_of, process_state, run_in_process, run_process
 from mlflow import MlflowClient
 
 import nst_exp.upload

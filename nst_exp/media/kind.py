@@ -48,8 +48,7 @@ def kind_of(path: Path) -> str:
 def animation_frames(path: Path) -> int | None:
     """How many frames a picture or animation that Pillow reads has; None if the file is none."""
     try:
-        with warnings.catch_warnings(), PillowImage.open(path, formats=FORMATS) as image:
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), PillowImage.open(path, formats=FORMATS) as image:
             if image.format == "JPEG" and _is_raw_video(path):
                 return None
             return int(getattr(image, "n_frames", 1)) if image.format in _ANIMATIONS else 1

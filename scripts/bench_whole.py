@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import conf_defaults
 import jax
 import numpy as np
 
@@ -118,7 +119,8 @@ def peer(case: Any, python: str, folder: Path) -> str:
     rows = [row for line in done.stdout.splitlines() if len(row := line.split()) == 3 and row[0].isdigit()]
     (begun, half), (ended, whole) = ((int(row[0]), float(row[1])) for row in rows[-2:])
     theirs = (whole - half) / (ended - begun)
-    trace = _ours(case, case.images["content"], PEER_EVALUATIONS, history=20, first_step=0.02)
+    history, first_step = conf_defaults.solver()
+    trace = _ours(case, case.images["content"], PEER_EVALUATIONS, history=history, first_step=first_step)
     ours = (trace[-1][0] - trace[len(trace) // 2][0]) / (len(trace) - 1 - len(trace) // 2)
     return (
         f"{case.size} px, {PEER_EVALUATIONS} evaluations of L-BFGS each, of which the second half counts: reading, "
@@ -157,7 +159,8 @@ def _plan(objective: Any, params: Any, size: int, lanes: int) -> Any:
     def arrays(*shape: int, dtype: Any = np.float32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
 
-    image, method = arrays(1, size, size, 3), Lbfgs(20, "none", 0.02)
+    history, first_step = conf_defaults.solver()
+    image, method = arrays(1, size, size, 3), Lbfgs(history, "none", first_step)
     targets = Targets(
         jax.eval_shape(objective.content_targets, params, image), jax.eval_shape(objective.style_targets, params, image)
     )

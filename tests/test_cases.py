@@ -97,6 +97,16 @@ def test_a_random_judge_crowns_nothing_beside_a_real_one(tmp_path: Path) -> None
     assert made(tmp_path / "dry", runs[2:]).starred == {0}  # a dry run has nothing else to show
 
 
+def test_a_run_that_never_began_makes_no_case(tmp_path: Path) -> None:
+    RunFolder(tmp_path / "0").path.mkdir(parents=True)
+    RunFolder(tmp_path / "0").fail("style_weight=-1: must be 0 or above", ["style_weight=-1"])
+    for number in (1, 2):
+        add(tmp_path, number, 2.0 + number, {"style_weight": number})
+    sweep = read_sweep(tmp_path)
+    assert [[run.number for run in case.runs] for case in sweep.cases] == [[0, 1, 2]]
+    assert sweep.starred == {1}
+
+
 def test_several_cases_have_a_best_each_in_every_output(tmp_path: Path) -> None:
     runs = [{"content": f"{c}.png", "style": f"{s}.png", "style_weight": w} for c in "ab" for s in "pq" for w in (1, 2)]
     made(tmp_path, [(8.0 - index, one) for index, one in enumerate(runs)])

@@ -30,6 +30,11 @@ class Reference:
     names: tuple[str, ...]
     is_random: bool
 
+    @property
+    def is_known(self) -> bool:
+        """Whether the run says which photograph and painting it reads."""
+        return any(part is not None for part in self.identity[: len(_INPUTS)])
+
     @classmethod
     def of(cls, settings: Mapping[str, Value], tags: Mapping[str, str]) -> Reference:
         """The reference of a run with these settings and tags.
@@ -104,8 +109,11 @@ class Case:
 def cases_of(runs: Sequence[tuple[Rated, Reference]], goals: tuple[str, str]) -> tuple[Case, ...]:
     """The cases of a sweep, in the order in which their first runs come.
 
-    A case whose judge is random is ranked only if all cases are: in a dry run there is nothing else to show.
+    A case whose judge is random is ranked only if all cases are: in a dry run there is nothing else to show. A run that
+    was refused before it began says nothing of its inputs, has nothing to compare, and goes with the first case.
     """
+    known = next((reference for _, reference in runs if reference.is_known), None)
+    runs = [(run, reference if run.numbers or reference.is_known else known or reference) for run, reference in runs]
     members: dict[tuple[Value, ...], list[Rated]] = {}
     references: dict[tuple[Value, ...], Reference] = {}
     for run, reference in runs:

@@ -19,7 +19,7 @@ nst-exp: try the settings of neural style transfer, side by side.
   One picture       nst-exp content=PHOTO style=PAINTING size=512
   A grid            nst-exp -m content_weight=1,4 style_weight=0.03,0.1
   A folder          nst-exp -m content=PHOTO style=PAINTINGS/
-  A search          nst-exp search=optuna (needs the extra nst-exp[optuna])
+  A search          nst-exp -m search=optuna (needs the extra nst-exp[optuna])
   Tab completion    eval "$(nst-exp -sc install=bash)", or zsh, or
                     nst-exp -sc install=fish | source
 """

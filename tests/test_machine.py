@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import importlib
 import os
 import signal
 import subprocess
@@ -11,14 +10,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import git
 import pytest
-from command import OUT, arguments_of, process_state, run_in_process, run_process
+from command import OUT, arguments_of, run_in_process, run_process
 from mlflow import MlflowClient
 
-import nst_exp.upload
 from nst_exp import camera_run, devices, memory, record, signals
 from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.files import home_expanded
@@ -215,35 +212,6 @@ def test_which_signals_end_a_command() -> None:
             signal.raise_signal(getattr(signal, name))
             assert ended.is_set()
     signal.raise_signal(signal.SIGHUP)
-
-
-def interrupt_once(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
-    """The function named is broken off by Ctrl-C when it is called first; a command's exit leaves the tests alive."""
-    module, _, name = target.rpartition(".")
-    function = getattr(importlib.import_module(module), name)
-
-    def interrupted(*_: object, **__: object) -> NoReturn:
-        monkeypatch.setattr(target, function)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(target, interrupted)
-    monkeypatch.setattr(os, "_exit", sys.exit)
-
-
-def test_an_end_that_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kind: the signal comes when all points are done and the report is made, or while runs are uploaded."""
-    interrupt_once(monkeypatch, "nst_exp.sweep.written_report")
-    outcome = run_in_process("-m", "seed=0,1", *SQLITE, folder=tmp_path)
-    assert outcome.code == 130
-    assert "2 of 2 points done" in outcome.stdout
-    assert outcome.stderr.splitlines()[-1] == "nst_exp: interrupted"
-    assert statuses(tmp_path) == ["FINISHED", "FINISHED", "KILLED"]
-    interrupt_once(monkeypatch, "nst_exp.tracking.upload")
-    monkeypatch.setattr("sys.argv", ["upload", str(tmp_path / OUT)])
-    with process_state(), pytest.raises(SystemExit) as end:
-        nst_exp.upload.main()
-    assert end.value.code == 130
-    assert statuses(tmp_path) == ["FINISHED", "FINISHED", "KILLED"]
 
 
 def test_closed_standard_streams(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ _PARENT = "mlflow.parentRunId"
 def _compare(arguments: argparse.Namespace) -> int:
     folder = _folder(arguments)
     from nst_exp import report
-    from nst_exp.report.table import TableConsole
+    from nst_exp.console import OutputConsole
 
     sweep = report.select(report.read_sweep(folder), arguments.filter, arguments.sort)
     if not sweep.points:
@@ -57,7 +57,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         )
     written = report.write_report(folder, into, sweep=sweep)
     width = None if sys.stdout.isatty() else _WIDE
-    report.print_table(sweep, report.lay_out(sweep), TableConsole(highlight=False, width=width))
+    report.print_table(sweep, report.lay_out(sweep), OutputConsole(highlight=False, width=width))
     counts = ", ".join(f"{count} {status}" for status, count in written.counts.items() if count)
     print(f"\n{counts}; side by side: {shlex.quote(str(written.page))}")
     if arguments.open and written.page:

@@ -10,6 +10,14 @@ from rich.console import Console
 from rich.text import Text
 
 
+class OutputConsole(Console):
+    """A console whose closed output is an error like any other; rich would end the process."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise what happened."""
+        raise BrokenPipeError
+
+
 class ConsoleHandler(logging.Handler):
     """Writes log records to standard output; warnings and errors begin with their severity.
 
@@ -25,7 +33,7 @@ class ConsoleHandler(logging.Handler):
         """Write a record; it is dropped if nobody reads standard output any more."""
         try:
             text = _styled(self.format(record).expandtabs(2).lstrip(), record)
-            console = self.bar if self.bar is not None and sys.stdout.isatty() else Console(file=sys.stdout)
+            console = self.bar if self.bar is not None and sys.stdout.isatty() else OutputConsole(file=sys.stdout)
             console.print(text, soft_wrap=True)
         except BrokenPipeError:
             pass

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from nst_exp.console import ConsoleHandler
+from nst_exp.console import ConsoleHandler, OutputConsole
 
 _log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_LINES = 10.0
@@ -191,7 +191,7 @@ def progress(steps: int | None, unit: str = "step", lanes: int = 1) -> Iterator[
 def _shown() -> Iterator[None]:
     """Show bars, unless they are shown already, or the terminal or the verbosity is not for them."""
     global _bars
-    console = Console(stderr=True)
+    console = OutputConsole(stderr=True)
     if _bars is not None or not (sys.stderr.isatty() and console.is_interactive and _log.isEnabledFor(logging.INFO)):
         yield
         return

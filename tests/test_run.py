@@ -198,7 +198,7 @@ def test_the_article_s_setting_is_the_article_s(tmp_path: Path) -> None:
 def test_help_names_groups_and_commands(tmp_path: Path) -> None:
     done = run_process("--help", folder=tmp_path)
     assert done.code == 0
-    for text in ("solver=lbfgs", "experiment=null", "-m content_weight=1,4", "size=32"):
+    for text in ("solver=lbfgs", "experiment=  a whole setting: quick, article", "-m content_weight=1,4", "size=320"):
         assert text in done.stdout
 
 

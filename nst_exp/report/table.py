@@ -16,14 +16,6 @@ from nst_exp.report.points import COSTS, DONE, Sweep, label_of, table
 _PADDING = 2  # letters between columns
 
 
-class TableConsole(Console):
-    """A console whose closed output is an error like any other, for the command to handle."""
-
-    def on_broken_pipe(self) -> None:
-        """Raise instead of ending the process, as rich does."""
-        raise BrokenPipeError
-
-
 def print_table(sweep: Sweep, layout: Layout, console: Console) -> None:
     """Runs in the order of the layout, with as many measures as the terminal is wide."""
     rows = _rows(sweep, layout)

@@ -43,7 +43,7 @@ class SweepProgress:
         self._done += 1
         self._solved += solved
         if _bars is None:
-            _log.info("%s points", self.state())
+            _log.info("sweep: %s", self.state())
         else:
             _bars.show_sweep(self, self._done, self._total)
 

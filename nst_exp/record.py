@@ -9,7 +9,6 @@ import json
 import logging
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import jax
 import nst_exp
 from nst_exp.config import RunConfig
 from nst_exp.results import RESULTS_VERSION
+from nst_exp.versions import installed_version
 
 _log = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ def _says_nothing(name: str, kind: str) -> bool:
 def tags(hashes: Mapping[str, str]) -> dict[str, str]:
     """SHA-256 of what was read, versions of code and packages, and the device."""
     device = jax.devices()[0]
-    versions = {f"version.{package}": _package_version(package) for package in _PACKAGES}
+    versions = {f"version.{package}": installed_version(package) for package in _PACKAGES}
     return {
         "device": device.device_kind,
         "version.nst_exp": code_version(),
@@ -147,14 +147,6 @@ def _commit() -> str | None:
     except Exception as error:
         _log.debug("the commit of the code is unknown: %s", error)
         return None
-
-
-def _package_version(package: str) -> str:
-    """The installed version of a package, or `unknown` if its metadata is missing."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import shutil
 import textwrap
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from nst_exp import __version__
 from nst_exp.keys import COMMANDS, CONF, group_options
+from nst_exp.versions import installed_version
 
 _HEAD = """\
 nst-exp: try the settings of neural style transfer, side by side.
@@ -59,7 +59,7 @@ class Section:
 
 def print_version() -> None:
     """The versions of this program and of the libraries that most decide what it does."""
-    others = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("jax", "hydra-core", "mlflow"))
+    others = ", ".join(f"{name} {installed_version(name)}" for name in ("jax", "hydra-core", "mlflow"))
     print(f"nst-exp {__version__} ({others})")
 
 

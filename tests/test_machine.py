@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import importlib.metadata
 import os
 import signal
 import subprocess
@@ -19,7 +20,9 @@ from mlflow import MlflowClient
 from nst_exp import camera_run, devices, memory, record, signals
 from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.files import home_expanded
+from nst_exp.networks import get_network
 from nst_exp.results import RunFolder
+from nst_exp.weights import ParamsSource, params_sha256
 
 SQLITE = ("tracking=sqlite", "tracking.store=store")
 
@@ -130,6 +133,32 @@ def test_ignored_settings_are_those_that_are_set(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     assert devices.ignore_settings() == ["JAX_DISABLE_JIT=1"]
     assert os.environ["JAX_PLATFORMS"] == "cpu"
+
+
+def test_xla_is_told_to_compile_fast_where_there_is_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: settings of XLA that a user has made are kept, and a machine without a plugin for GPUs gets none."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.delenv("TF_CPP_MIN_LOG_LEVEL", raising=False)
+    devices.set_gpu_defaults()
+    assert "XLA_FLAGS" not in os.environ
+    (tmp_path / "jax_plugins").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    devices.set_gpu_defaults()
+    assert os.environ["XLA_FLAGS"] == "--xla_gpu_enable_triton_gemm=false"
+    for given in ("--xla_gpu_enable_triton_gemm=true", "--xla_dump_to=x --xla_gpu_enable_triton_gemm=false"):
+        monkeypatch.setenv("XLA_FLAGS", given)
+        devices.set_gpu_defaults()
+        assert os.environ["XLA_FLAGS"] == given
+
+
+def test_a_package_without_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: an installation without what pip writes beside a package, such as a folder that was copied."""
+
+    def missing(package: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert params_sha256(ParamsSource("bundled"), get_network("vgg16"), (), tmp_path)
 
 
 # --- memory ------------------------------------------------------------------------------------------------------

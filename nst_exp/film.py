@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,7 @@ from nst_exp.solver import Method
 from nst_exp.steadiness import Seen, Steadiness
 from nst_exp.stylize import Schedule
 from nst_exp.tracking import TrackedRun
+from nst_exp.versions import decoders_version
 
 Levels = npt.NDArray[np.uint8]
 
@@ -116,7 +118,9 @@ class Film:
         """Between the source's frames, at the film's size."""
         plan, video = self.inputs.plan, self.config.video
         width, height = frame_size(plan)
-        code = estimator_version(video.estimator)  # flows must not outlive the code that made them
+        # flows must not outlive the code that made them, or the frames that they are between
+        code = f"{estimator_version(video.estimator)}, {decoders_version()}"
+        code = hashlib.sha256(code.encode()).hexdigest()[:12]
         name = f"{plan.hashes['content'][:32]}-{width}x{height}-{video.estimator}-{code}-{RESULTS_VERSION}"
         kept_in = cache_folder(plan.config) / "flow" / name if video.flow_cache_mb else None
         return Flows(video.estimator, kept_in, video.flow_cache_mb)

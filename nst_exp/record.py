@@ -17,7 +17,7 @@ import jax
 import nst_exp
 from nst_exp.config import RunConfig
 from nst_exp.results import RESULTS_VERSION
-from nst_exp.versions import installed_version
+from nst_exp.versions import ffmpeg_version, installed_version, processor
 
 _log = logging.getLogger(__name__)
 
@@ -112,15 +112,17 @@ def _says_nothing(name: str, kind: str) -> bool:
 
 
 def tags(hashes: Mapping[str, str]) -> dict[str, str]:
-    """SHA-256 of what was read, versions of code and packages, and the device."""
+    """SHA-256 of what was read, versions of code and packages, the device and the processor."""
     device = jax.devices()[0]
     versions = {f"version.{package}": installed_version(package) for package in _PACKAGES}
     return {
         "device": device.device_kind,
+        "processor": processor(),
         "version.nst_exp": code_version(),
         "version.results": str(RESULTS_VERSION),
         "version.python": platform.python_version(),
         **versions,
+        "version.ffmpeg": ffmpeg_version(),
         **{f"sha256.{name}": digest for name, digest in hashes.items()},
     }
 

@@ -238,7 +238,7 @@ def _compare(logged: _Logged, repeated: RunFolder) -> int:
     if changed:
         _print_table(["changed since", "then", "now"], changed)
     else:
-        print("device, versions and code are the same")
+        print("device, processor, versions and code are the same")
     return 0 if all(pair.verdict.startswith("identical") for pair in files) else 1
 
 
@@ -341,10 +341,10 @@ def _numbers(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[list[str]]
 
 
 def _changed(then: RunFolder, now: RunFolder) -> list[list[str]]:
-    """A row for each of device, versions and identity that is not what it was."""
+    """A row for each of device, processor, versions and identity that is not what it was, as far as both runs say."""
     tables = [{**folder.record.tags, "identity": folder.record.identity} for folder in (then, now)]
     names = dict.fromkeys(name for table in tables for name in table)
-    rows = [[name, *(table.get(name, "-") for table in tables)] for name in names]
+    rows = [[name, *(table.get(name, "not recorded") for table in tables)] for name in names]
     return [row for row in rows if row[1] != row[2]]
 
 

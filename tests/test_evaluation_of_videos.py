@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
+import av
 import clips
 import cv2
 import numpy as np
 import pytest
 from cachetools import LRUCache
-from command import run_in_process
+from command import DEFAULTS, run_in_process
 from PIL import Image
 
-from nst_exp import film, frames, judgement, preparation, record
+from nst_exp import frames, judgement, preparation, record
 from nst_exp.frames import Frames
+from nst_exp.media.image import sha256_of
 
 QUICK = ("steps=2", "video.steps=1", "video.window=1", "video=independent")
 
@@ -92,17 +96,31 @@ def test_what_is_remembered_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pyt
     assert image("one") is first
 
 
-def test_flows_do_not_outlive_the_code_that_made_them(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kind: a cache on disk whose key leaves out the version of what computes its entries."""
-    del clip
-    before = film.estimator_version("dis")
-    monkeypatch.setattr(cv2, "__version__", "0.0.1")
-    assert film.estimator_version("dis") != before
+@pytest.mark.parametrize(
+    ("module", "name", "value"),
+    [(cv2, "__version__", "0.0.1"), (av, "library_versions", {"libavcodec": (1, 0, 0)})],
+)
+def test_flows_do_not_outlive_the_code_that_made_them(
+    module: ModuleType, name: str, value: object, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kind: a cache on disk whose key leaves out the version of what makes its entries, or of what decodes for it."""
+
+    def flows() -> set[str]:
+        outcome = run_in_process(f"content={clip}", "steps=1", "size=40", "ledger=null", folder=tmp_path)
+        assert outcome.code == 0, outcome.stderr
+        return {path.name for path in (Path(DEFAULTS["cache_dir"]) / "flow").glob(f"{sha256_of(clip)[:32]}-*")}
+
+    before = flows()
+    monkeypatch.setattr(module, name, value)
+    assert len(flows() - before) == 1
 
 
 def test_everything_that_takes_part_in_a_result_is_among_the_versions() -> None:
     assert {"opencv-python-headless", "av", "scikit-image", "pillow", "jaxlib", "numpy"} <= set(record._PACKAGES)
-    assert "unknown" not in map(record._package_version, record._PACKAGES)
+    assert "unknown" not in map(record.installed_version, record._PACKAGES)
+    tags = record.tags({})
+    assert "libavcodec" in tags["version.ffmpeg"] and "libswscale" in tags["version.ffmpeg"]
+    assert re.fullmatch(r".+ \(.+\)", tags["processor"])
 
 
 def test_a_frame_is_decoded_once_while_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

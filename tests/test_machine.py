@@ -17,7 +17,7 @@ import pytest
 from command import OUT, arguments_of, run_in_process, run_process
 from mlflow import MlflowClient
 
-from nst_exp import camera_run, devices, memory, record, signals
+from nst_exp import camera_run, devices, memory, record, signals, versions
 from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.files import home_expanded
 from nst_exp.networks import get_network
@@ -72,7 +72,15 @@ def test_the_commit_is_only_information(failure: Exception, monkeypatch: pytest.
 
 
 def test_versions_of_packages_are_only_information() -> None:
-    assert record._package_version("no-such-package") == "unknown"
+    assert record.installed_version("no-such-package") == "unknown"
+
+
+def test_a_processor_without_a_name_is_only_information(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: systems that are not Linux, or that say something else of their processors."""
+    monkeypatch.setattr(versions, "_PROCESSORS", tmp_path / "cpuinfo")
+    assert versions.processor.__wrapped__()
+    (tmp_path / "cpuinfo").write_bytes(b"processor\t: 0\nmodel name\t: Abacus \xff 9\n")
+    assert versions.processor.__wrapped__().startswith("Abacus \ufffd 9 (")
 
 
 def test_a_missing_home_folder_is_named() -> None:

@@ -94,7 +94,7 @@ def test_a_run_is_the_same_in_a_fresh_process_and_folder(home: Home, tmp_path: P
     assert done.code == 0, done.stderr
     digest = hashlib.sha256((home.point / "pastiche.png").read_bytes()).hexdigest()
     assert f"identical: the same file, SHA-256 {digest}" in done.stdout
-    assert "device, versions and code are the same" in done.stdout
+    assert "device, processor, versions and code are the same" in done.stdout
     again = tmp_path / "outputs" / "reproduced" / home.run_id
     assert (again / "pastiche.png").read_bytes() == (home.point / "pastiche.png").read_bytes()
     assert not (tmp_path / "outputs" / "mlflow.db").exists()
@@ -110,7 +110,8 @@ def test_another_seed_and_a_changed_picture_are_found_out(home: Home, tmp_path: 
     config = yaml.safe_load((files / "config.yaml").read_text())
     (files / "config.yaml").write_text(yaml.safe_dump({**config, "seed": 6}))
     record = json.loads((files / "record.json").read_text())
-    record["tags"]["device"] = "an abacus"
+    record["tags"] |= {"device": "an abacus", "version.ffmpeg": "libavcodec 1.0.0"}
+    del record["tags"]["processor"]  # as runs of earlier versions have none
     (files / "record.json").write_text(json.dumps(record))
     with Image.open(files / "pastiche.png") as picture:
         brighter = picture.point(lambda level: min(255, level + 1))
@@ -126,6 +127,8 @@ def test_another_seed_and_a_changed_picture_are_found_out(home: Home, tmp_path: 
     rows = {line.split("  ")[0]: line for line in done.stdout.splitlines()}
     assert {"total_loss", "score", "style_distance", "device", "identity"} <= rows.keys()
     assert "an abacus" in rows["device"]
+    assert "libavcodec 1.0.0" in rows["version.ffmpeg"]
+    assert "not recorded" in rows["processor"]
     assert json.loads((output / "result.json").read_text())["total_loss"] == pytest.approx(
         float(rows["total_loss"].split()[2]), rel=1e-5
     )

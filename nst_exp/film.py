@@ -166,7 +166,7 @@ def log_treatment(film: Film) -> None:
 
 def _sound_of(film: Film) -> Clip | None:
     """The source if its sound goes along, which animations cannot hold."""
-    wanted = film.config.video.sound and film.clip.has_sound and CODECS[film.config.video.codec].encoder
+    wanted = film.config.video.sound and film.clip.has_sound and not CODECS[film.config.video.codec].animation
     return film.clip if wanted else None
 
 

@@ -106,7 +106,7 @@ def test_flows_do_not_outlive_the_code_that_made_them(
     """Kind: a cache on disk whose key leaves out the version of what makes its entries, or of what decodes for it."""
 
     def flows() -> set[str]:
-        outcome = run_in_process(f"content={clip}", "steps=1", "size=40", "ledger=null", folder=tmp_path)
+        outcome = run_in_process(*QUICK, f"content={clip}", "ledger=null", folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
         return {path.name for path in (Path(DEFAULTS["cache_dir"]) / "flow").glob(f"{sha256_of(clip)[:32]}-*")}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import av
 import clips
 import numpy as np
 import pytest
+from av.video.reformatter import Colorspace
 from command import run_in_process
 from PIL import Image
 
@@ -42,13 +44,77 @@ def test_animations_last_as_long_as_their_source(codec: str, rate: Fraction, tmp
     assert len(shown) == 24 or rate > 50
 
 
-def test_uneven_animations_keep_each_moment(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("codec", "tolerance"), [("gif", 5), ("webp", 0)])
+@pytest.mark.parametrize("end", [1262, 1333, 5000])
+def test_uneven_animations_keep_each_moment(codec: str, tolerance: int, end: int, tmp_path: Path) -> None:
     """A frame begins within half a tick of its moment, however many there are; the last is shown as long as it was."""
-    stamps = [7, 41, 74, 107, 207, 240, 1240]
+    stamps, path = [7, 41, 74, 107, 207, 240, 1240], tmp_path / f"a.{codec}"
     frames = [(stamp, clips.scene(index)) for index, stamp in enumerate(stamps)]
-    write_clip(tmp_path / "a.gif", frames, CODECS["gif"], time_base=Fraction(1, 1000), rate=Fraction(25), end=1333)
-    begins = np.cumsum([0, *shown_ms(tmp_path / "a.gif")])
-    assert np.abs(begins - (np.array([*stamps, 1333]) - 7)).max() <= 5
+    write_clip(path, frames, CODECS[codec], time_base=Fraction(1, 1000), rate=Fraction(25), end=end)
+    begins = np.cumsum([0, *shown_ms(path)])
+    assert np.abs(begins - (np.array([*stamps, end]) - 7)).max() <= tolerance
+
+
+@pytest.mark.parametrize("codec", ["gif", "webp"])
+def test_what_stands_still_is_shown_all_the_same(codec: str, tmp_path: Path) -> None:
+    """Kind: pictures that do not differ, differ in a corner only, or are shown for longer than a GIF can count."""
+    still, path = clips.scene(0), tmp_path / f"a.{codec}"
+    corner = still.copy()
+    corner[-1, -1] = 255 - corner[-1, -1]
+    frames = list(enumerate([still, still, corner, corner, clips.scene(5), still, still]))
+    write_clip(path, frames, CODECS[codec], time_base=Fraction(200), rate=Fraction(1, 200), end=12)
+    shown, pictures = [], []
+    with Image.open(path) as image:
+        for index in range(image.n_frames):
+            image.seek(index)
+            pictures.append(np.asarray(image.convert("RGB")))  # decodes it, and with it its duration
+            shown.append(image.info["duration"] / 200_000)
+    ends = np.cumsum(shown)
+    assert ends[-1] == pytest.approx(12)
+    for moment, expected in frames:
+        found = pictures[int(np.searchsorted(ends, moment + 0.5))]
+        assert np.abs(found.astype(int) - expected).mean() < 4
+
+
+@pytest.mark.parametrize(("codec", "most"), [("gif", 0.03), ("webp", 0.2)])
+def test_animations_are_written_as_their_frames_come(codec: str, most: float, tmp_path: Path) -> None:
+    """Kind: an animation held whole; what is held at most is what is encoded, a small part of the pixels."""
+    size, count, alive, held = (480, 320), 40, 0, 0
+
+    class Levels(np.ndarray):
+        """Counts the pictures that somebody holds."""
+
+        def __del__(self) -> None:
+            nonlocal alive
+            alive -= self.base is None
+
+    def frames() -> Iterator[tuple[int, np.ndarray]]:
+        nonlocal alive, held
+        for index in range(count):
+            levels = Levels((size[1], size[0], 3), np.uint8)
+            levels[:] = clips.scene(index, *size)
+            alive += 1
+            held = max(held, alive)
+            yield index, levels
+
+    write_clip(tmp_path / "a", frames(), CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
+    assert held <= 5
+    assert (tmp_path / "a").stat().st_size < most * count * 3 * size[0] * size[1]
+
+
+@pytest.mark.parametrize("codec", ["h264", "vp9", "ffv1", "gif", "webp"])
+@pytest.mark.parametrize("size", [(640, 32), (32, 480), (640, 480)])
+def test_no_size_is_taken_for_another(codec: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """Kind: pictures that have a side in common with the encoder's preset size, 640x480 px."""
+    path, levels = tmp_path / f"a{CODECS[codec].suffix}", clips.scene(0, *size)
+    write_clip(path, [(0, levels), (1, levels)], CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
+    clip = probe(path, "content")
+    assert clip.size == size
+    for frame in read_frames(clip, Cut(), on_corrupt="error", name="content"):
+        assert np.abs(frame.levels.astype(int) - levels).mean() < (1 if codec == "ffv1" else 4)
+    if codec in ("h264", "vp9"):
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].codec_context.colorspace == Colorspace.ITU709
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])

@@ -1,4 +1,4 @@
-"""Videos and animations are written here, frame by frame, with the sound of another one.
+"""Videos are written here, frame by frame, with the sound of another one.
 
 This module must stay quick to import: inputs are checked before JAX is.
 """
@@ -17,11 +17,11 @@ from typing import Any
 
 import av
 import av.error
-import imageio.v3 as imageio
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from nst_exp.errors import InputError
+from nst_exp.media.animation_writer import ANIMATIONS, write_animation
 from nst_exp.media.frame_conversion import Levels
 from nst_exp.media.image import ASPECTS
 from nst_exp.media.sound import FORMATS, Sound, SoundPlan, plan_sound
@@ -33,7 +33,7 @@ class Codec:
     """How a clip is written.
 
     Attributes:
-        encoder: FFmpeg's name of it; empty for animations.
+        encoder: FFmpeg's name of it; empty where Pillow is used.
         suffix: of the file, which says its container.
         pixels: FFmpeg's pixel format.
         options: of the encoder.
@@ -49,6 +49,11 @@ class Codec:
     even: bool = False
     least: int = 2
     tag: str = ""
+
+    @property
+    def animation(self) -> bool:
+        """Whether it is an animation, which has no sound."""
+        return self.suffix in ANIMATIONS
 
 
 CODECS = {
@@ -71,7 +76,7 @@ CODECS = {
     "av1": Codec("libsvtav1", ".mp4", "yuv420p", (("crf", "24"), ("preset", "8")), even=True),
     "ffv1": Codec("ffv1", ".mkv", "bgr0", (("level", "3"),)),  # lossless
     "gif": Codec("", ".gif", "rgb24"),
-    "webp": Codec("", ".webp", "rgb24"),
+    "webp": Codec(ANIMATIONS[".webp"].encoder, ".webp", "bgra"),
 }
 
 
@@ -91,10 +96,10 @@ def check_writable(codec: str, size: tuple[int, int]) -> None:
         InputError: naming the codec.
     """
     choice = CODECS[codec]
+    if choice.animation and max(size) > ANIMATIONS[choice.suffix].most_px:
+        most = f"at most {ANIMATIONS[choice.suffix].most_px} px are possible"
+        raise InputError(f"video.codec={codec}: pictures of {size[0]}x{size[1]} px, {most}")
     if not choice.encoder:
-        if max(size) > _MOST_PX[choice.suffix]:
-            most = f"at most {_MOST_PX[choice.suffix]} px are possible"
-            raise InputError(f"video.codec={codec}: pictures of {size[0]}x{size[1]} px, {most}")
         return
     try:
         context: Any = av.CodecContext.create(choice.encoder, "w")
@@ -134,8 +139,10 @@ def write_clip(
     os.environ.setdefault("SVT_LOG", "1")  # AV1's encoder says more than errors otherwise
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        if not codec.encoder:
-            _write_animation(temporary, frames, codec, time_base, rate, end)
+        if codec.animation:
+            usual = round(1 / (rate * time_base))
+            _, every = _first_and_all(frames)
+            write_animation(temporary, codec.suffix, every, time_base=time_base, usual=usual, end=end)
         else:
             _write_video(temporary, frames, codec, time_base, rate, end, sound_of, sound_to_end=sound_to_end)
         os.replace(temporary, path)
@@ -147,55 +154,11 @@ def write_clip(
 
 def suffix_with_sound(codec: Codec, clip: Clip) -> str:
     """The suffix for a clip of `codec` with the sound of `clip`: Matroska where the usual container cannot hold it."""
-    return plan_sound(clip, codec.suffix).suffix if codec.encoder else codec.suffix
+    return plan_sound(clip, codec.suffix).suffix if not codec.animation else codec.suffix
 
 
 _OPTIONS = {"fflags": "+bitexact"}  # Matroska would write random identifiers
 _MP4_OPTIONS = {"movflags": "+faststart"}  # browsers can play before they have the whole file
-_MOST_PX = {".gif": 65535, ".webp": 16383}  # of either side, as the formats have it
-# How fine these formats count, in s, and the least count that browsers show for as long as it says, not for 100 ms.
-_TICKS = {".gif": (Fraction(1, 100), 2), ".webp": (Fraction(1, 1000), 11)}
-
-
-def _write_animation(
-    path: Path,
-    frames: Iterable[tuple[int, Levels]],
-    codec: Codec,
-    time_base: Fraction,
-    rate: Fraction,
-    end: int | None,
-) -> None:
-    stamps, pictures = zip(*frames, strict=True)
-    tick, least = _TICKS[codec.suffix]
-    end = end if end is not None else stamps[-1] + round(1 / (rate * time_base))
-    begins = [round((stamp - stamps[0]) * time_base / tick) for stamp in (*stamps, end)]
-    shown = _durations(begins, least)
-    options: dict[str, Any] = {"lossless": False, "quality": 90} if codec.suffix == ".webp" else {}
-    imageio.imwrite(
-        path,
-        np.stack([pictures[index] for index in shown]),
-        plugin="pillow",
-        extension=codec.suffix,
-        duration=[int(ticks * tick * 1000) for ticks in shown.values()],
-        loop=0,
-        **options,
-    )
-
-
-def _durations(begins: Sequence[int], least: int) -> dict[int, int]:
-    """Which pictures are shown, and for how many ticks each.
-
-    A picture that would be shown for less than `least` gives its time to the one before it; the sum stays the same.
-
-    Args:
-        begins: when each picture begins, and at last when all end, in ticks from 0.
-    """
-    shown = [0]
-    for index in range(1, len(begins) - 1):
-        if begins[index] - begins[shown[-1]] >= least and begins[-1] - begins[index] >= least:
-            shown.append(index)
-    ends = [*(begins[index] for index in shown[1:]), max(begins[-1], least)]
-    return {index: after - begins[index] for index, after in zip(shown, ends, strict=True)}
 
 
 def _write_video(
@@ -209,21 +172,20 @@ def _write_video(
     *,
     sound_to_end: bool,
 ) -> None:
-    first, rest = _first_and_all(frames)
+    (first, picture), every = _first_and_all(frames)
     plan = plan_sound(sound_of, codec.suffix) if sound_of else SoundPlan(codec.suffix)
     options = _OPTIONS | (_MP4_OPTIONS if plan.suffix == ".mp4" else {})
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(av.open(str(path), "w", format=FORMATS[plan.suffix], options=options))
         video: Any = output.add_stream(codec.encoder, rate=rate, options=dict(codec.options))
+        _configure(video, picture, codec, time_base)
         sound = None
         if sound_of and plan.tracks:
             sound_end = None if sound_to_end or end is None else end * time_base
             sound = stack.enter_context(Sound(output, sound_of, plan, first * time_base, sound_end))
         begin: int | None = None
         last, waiting = first, None  # a packet waits, for the last frame says how long it is shown
-        for pts, levels in rest:
-            if video.width != levels.shape[1]:
-                _configure(video, levels, codec, time_base)
+        for pts, levels in every:
             frame = _encodable(levels, codec)
             frame.pts, frame.time_base, last = pts - first, time_base, pts
             packets = video.encode(frame)
@@ -254,13 +216,15 @@ def _end_at(end: Fraction, last: Fraction, packets: Sequence[Any], begin: int, s
         packet.duration = max(1, round(end / packet.time_base) - (packet.dts - begin))
 
 
-def _first_and_all(frames: Iterable[tuple[int, Levels]]) -> tuple[int, Iterator[tuple[int, Levels]]]:
-    """The first time stamp, and all frames."""
+def _first_and_all(
+    frames: Iterable[tuple[int, Levels]],
+) -> tuple[tuple[int, Levels], Iterator[tuple[int, Levels]]]:
+    """The first frame, and all frames."""
     iterator = iter(frames)
     first = next(iterator, None)
     if first is None:
         raise InputError("a video cannot be written without frames")
-    return first[0], itertools.chain([first], iterator)
+    return first, itertools.chain([first], iterator)
 
 
 def _mux_all_but_last(output: Any, waiting: Any, packets: Sequence[Any]) -> Any:

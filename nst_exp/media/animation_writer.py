@@ -1,0 +1,182 @@
+"""Animations, GIF and WebP, are written here, frame by frame: no more than three frames are held at a time.
+
+This module must stay quick to import: inputs are checked before JAX is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+from PIL import GifImagePlugin
+from PIL import Image as PillowImage
+
+from nst_exp.media.frame_conversion import Levels
+
+_WEBP_ENCODER, _WEBP_OPTIONS = "libwebp_anim", {"lossless": "0", "quality": "90"}
+_MOST_TICKS = 65535  # that a GIF can show a picture for; it is repeated for the rest
+
+
+@dataclass(frozen=True)
+class AnimationFormat:
+    """What an animation's format can hold.
+
+    Attributes:
+        tick: s, how finely it counts time.
+        least: ticks, the least that browsers show for as long as the file says, and not for 100 ms.
+        most_px: px, of either side.
+        encoder: FFmpeg's name of it; empty where Pillow is used.
+    """
+
+    tick: Fraction
+    least: int
+    most_px: int
+    encoder: str = ""
+
+
+ANIMATIONS = {
+    ".gif": AnimationFormat(Fraction(1, 100), 2, 65535),
+    ".webp": AnimationFormat(Fraction(1, 1000), 11, 16383, _WEBP_ENCODER),
+}
+
+
+class _Picture(NamedTuple):
+    """A picture of an animation: when it begins and for how long it is shown, in ticks from 0."""
+
+    begin: int
+    ticks: int
+    levels: Levels
+
+
+def write_animation(
+    path: Path, suffix: str, frames: Iterator[tuple[int, Levels]], *, time_base: Fraction, usual: int, end: int | None
+) -> None:
+    """Write an animation that begins at 0 and is repeated for ever.
+
+    Args:
+        suffix: a key of `ANIMATIONS`.
+        frames: at least one: time stamps in units of `time_base`, rising, and levels of one size.
+        usual: how long a frame is shown, in units of `time_base`.
+        end: when the last frame ends, in units of `time_base`; None: after the usual time.
+
+    Raises:
+        OSError, av.error.FFmpegError: if the file cannot be written.
+    """
+    format_ = ANIMATIONS[suffix]
+    pictures = _shown(_in_ticks(frames, time_base / format_.tick, usual, end), format_.least)
+    (_write_webp if format_.encoder else _write_gif)(path, pictures)
+
+
+def _in_ticks(
+    frames: Iterator[tuple[int, Levels]], scale: Fraction, usual: int, end: int | None
+) -> Iterator[tuple[int, Levels | None]]:
+    """When each frame begins, in ticks from 0, and its levels; at last when all end, and None."""
+    first = last = None
+    for stamp, levels in frames:
+        first, last = stamp if first is None else first, stamp
+        yield round((stamp - first) * scale), levels
+    assert first is not None
+    assert last is not None
+    yield round(((last + usual if end is None else end) - first) * scale), None
+
+
+def _shown(frames: Iterable[tuple[int, Levels | None]], least: int) -> Iterator[_Picture]:
+    """The frames that are shown.
+
+    One that would be shown for less than `least` ticks gives its time to the one before it; the sum stays the same. A
+    frame waits until it is known for how long it can be shown.
+    """
+    shown: tuple[int, Levels] | None = None
+    waiting: tuple[int, Levels] | None = None
+    for begin, levels in frames:
+        if shown is None:
+            assert levels is not None
+            shown = begin, levels
+            continue
+        if waiting is not None and begin - waiting[0] >= least:
+            yield _Picture(shown[0], waiting[0] - shown[0], shown[1])
+            shown, waiting = waiting, None
+        if levels is None:
+            yield _Picture(shown[0], max(begin, least) - shown[0], shown[1])
+        elif waiting is None and begin - shown[0] >= least:
+            waiting = begin, levels
+
+
+def _write_webp(path: Path, pictures: Iterable[_Picture]) -> None:
+    with av.open(str(path), "w", format="webp", options={"loop": "0"}) as output:
+        video: Any = None
+        end = 0
+        for picture in pictures:
+            if video is None:
+                video = output.add_stream(_WEBP_ENCODER, rate=1000, options=_WEBP_OPTIONS)
+                video.height, video.width, _ = picture.levels.shape
+                video.pix_fmt, video.codec_context.time_base = "bgra", Fraction(1, 1000)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.levels), format="rgb24")
+            frame = frame.reformat(format="bgra")
+            frame.pts, frame.duration, frame.time_base = picture.begin, picture.ticks, Fraction(1, 1000)
+            output.mux(video.encode(frame))
+            end = picture.begin + picture.ticks
+        output.mux(video.encode(None))
+    _end_at(path, end)
+
+
+def _end_at(path: Path, end: int) -> None:
+    """Make a WebP animation end at `end`, in ms: FFmpeg shows the last picture for as long as the others on average.
+
+    References:
+        WebP Container Specification, "Extended File Format": chunks ANMF.
+    """
+    with path.open("r+b") as file:
+        file.seek(12)
+        begin = ticks = place = 0
+        while len(head := file.read(8)) == 8:
+            start, size = file.tell(), int.from_bytes(head[4:], "little")
+            if head[:4] == b"ANMF":
+                place, begin = start + 12, begin + ticks
+                file.seek(place)
+                ticks = int.from_bytes(file.read(3), "little")
+            file.seek(start + size + size % 2)
+        if place:  # of a single picture there is no animation
+            file.seek(place)
+            file.write((end - begin).to_bytes(3, "little"))
+
+
+def _write_gif(path: Path, pictures: Iterable[_Picture]) -> None:
+    """Of each picture only the part that differs from the one before is written, in up to 256 colours of its own.
+
+    Pillow's own way to write several pictures holds them all until the last one is there.
+    """
+    before: Levels | None = None
+    with path.open("wb") as file:
+        for _, ticks, levels in pictures:
+            if before is None:
+                header, _ = GifImagePlugin.getheader(_paletted(levels), info={"loop": 0})
+                file.write(b"".join(header))
+            while ticks:
+                part = min(ticks, _MOST_TICKS)
+                (left, top), changed = _changed(before, levels)
+                settings = {"duration": 10 * part, "disposal": 1, "include_color_table": True}
+                file.write(b"".join(GifImagePlugin.getdata(_paletted(changed), (left, top), **settings)))
+                ticks, before = ticks - part, levels
+        file.write(b";")
+
+
+def _paletted(levels: Levels) -> PillowImage.Image:
+    return PillowImage.fromarray(levels).convert("P", palette=PillowImage.Palette.ADAPTIVE)
+
+
+def _changed(before: Levels | None, levels: Levels) -> tuple[tuple[int, int], Levels]:
+    """Where the part of a picture begins that differs from the one before, (left, top) in px, and this part."""
+    if before is None:
+        return (0, 0), levels
+    differs = (before != levels).any(axis=2)
+    if not differs.any():
+        return (0, 0), levels[:1, :1]
+    rows, columns = (np.flatnonzero(differs.any(axis=axis)) for axis in (1, 0))
+    part = levels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return (int(columns[0]), int(rows[0])), np.ascontiguousarray(part)

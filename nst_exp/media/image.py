@@ -2,7 +2,7 @@
 
 Pillow both reads and writes. Reading needs what `imageio` does not hand through: EXIF orientation, colour
 profiles, CMYK, a size limit checked before decoding, and a JPEG decoder that shrinks while it decodes.
-Writing needs text chunks and the same bytes for the same pixels. `imageio` is left to video.
+Writing needs text chunks and the same bytes for the same pixels. `imageio` makes the live page's pictures.
 
 This module must stay quick to import: inputs are checked before JAX is.
 """

@@ -1,8 +1,8 @@
 """Clips are read here: any video that FFmpeg decodes, animated GIF and WebP; frames are streamed, never all held.
 
 PyAV, not imageio, reads and writes video: it keeps exact frame rates, the time stamps of clips with a variable rate,
-and sound, packet by packet. Animations are imageio's. Time stamps are kept as they are: a frame comes out at the very
-moment at which it went in.
+and sound, packet by packet. Animations are read by Pillow. Time stamps are kept as they are: a frame comes out at the
+very moment at which it went in.
 
 This module must stay quick to import: inputs are checked before JAX is.
 """

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import errno
-import io
 import json
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import resources
 
+import imageio.v3 as imageio
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from nst_exp.errors import InputError
 
@@ -53,9 +52,7 @@ class Preview:
 
 def jpeg(picture: npt.NDArray[np.uint8]) -> bytes:
     """A picture, (H, W, 3), as a JPEG."""
-    content = io.BytesIO()
-    Image.fromarray(picture).save(content, "JPEG", quality=_QUALITY, subsampling=0)
-    return content.getvalue()
+    return imageio.imwrite("<bytes>", picture, plugin="pillow", extension=".jpeg", quality=_QUALITY, subsampling=0)
 
 
 class _Shown:

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from nst_exp.devices import ignore_settings, refuse_bad_settings, set_gpu_defaults
@@ -62,6 +63,14 @@ def _refuse_small_address_space() -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+def program(command: str) -> str:
+    """The name under which `command` was started: `nst-exp compare`, or the form with `python -m`."""
+    started = Path(sys.argv[0]).name
+    if started == "__main__.py":
+        return f"python -m nst_exp {command}"
+    return f"python -m nst_exp.{command}" if started == f"{command}.py" else f"nst-exp {command}"
 
 
 def run_command(body: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> NoReturn:

@@ -20,6 +20,7 @@ from sqlalchemy.engine import Engine
 from xdist.scheduler import LoadFileScheduling
 
 
+@pytest.hookimpl(optionalhook=True)  # -p no:xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     """All tests of a file go to one worker: what they share is made once, and its code is compiled once."""
     return LoadFileScheduling(config, log)

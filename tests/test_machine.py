@@ -24,6 +24,7 @@ from nst_exp.networks import get_network
 from nst_exp.results import RunFolder
 from nst_exp.weights import ParamsSource, params_sha256
 
+VGG = get_network("vgg16", pooling="average", padding="zeros", precision="float32")
 SQLITE = ("tracking=sqlite", "tracking.store=store")
 
 
@@ -158,7 +159,7 @@ def test_a_package_without_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise importlib.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert params_sha256(ParamsSource("bundled"), get_network("vgg16"), (), tmp_path)
+    assert params_sha256(ParamsSource("bundled"), VGG, (), tmp_path)
 
 
 # --- memory ------------------------------------------------------------------------------------------------------

@@ -111,11 +111,11 @@ def _photograph(pair: Pair) -> Image:
         height, width, _ = pair.frame.shape
         size = fitted_size((width, height), metrics.JUDGE_SIZE, pair.aspect, even=False)
         return jnp.asarray(from_uint8(resize(pair.frame, size)))
-    whole = read_image(pair.content, size=metrics.JUDGE_SIZE, aspect=pair.aspect, smallest_side=1, name="content")
+    whole = read_image(pair.content, size=metrics.JUDGE_SIZE, aspect=pair.aspect, smallest_side=None, name="content")
     return jnp.asarray(whole)
 
 
 @functools.lru_cache(maxsize=4)
 def _painting(path: Path, sha256: str, size: int) -> Image:
     """The painting; `sha256` is of the file, for the contents behind a path may change."""
-    return jnp.asarray(read_image(path, size=size, aspect="keep", smallest_side=1, name="style"))
+    return jnp.asarray(read_image(path, size=size, aspect="keep", smallest_side=None, name="style"))

@@ -227,6 +227,25 @@ def test_odd_pictures_are_painted(content: str, style: str, tmp_path: Path) -> N
         assert [int(corner.argmax()) for corner in corners] == [0, 1, 2]
 
 
+THIN = {
+    (2000, 30): "",  # less than 2 px thin, as the evaluator reads it
+    (500, 1): "is 500x1 px: its short side is 1 px, at least 16 px needed",
+    (15, 500): "is 15x500 px: its short side is 15 px, at least 16 px needed",
+}
+
+
+@pytest.mark.parametrize("stored", THIN)
+def test_thin_pictures_are_painted_or_refused_at_once(stored: tuple[int, int], tmp_path: Path) -> None:
+    """Kind: an input that the run takes, but that something after the painting, such as the evaluator, does not."""
+    levels = np.random.default_rng(0).integers(0, 256, (*stored[::-1], 3), np.uint8)
+    Image.fromarray(levels).save(tmp_path / "thin.png")
+    outcome = run_in_process("style=thin.png", "aspect=stretch", folder=tmp_path)
+    if THIN[stored]:
+        assert_refused(outcome, ("style='thin.png'", THIN[stored]), tmp_path)
+    else:
+        assert painted(outcome, tmp_path).shape == (32, 32, 3)
+
+
 def test_sixty_megapixels_are_painted(tmp_path: Path) -> None:
     path = pictures.make("sixty_megapixels_jpeg", tmp_path)
     outcome = run_process(f"content={path}", folder=tmp_path)

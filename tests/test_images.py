@@ -156,6 +156,16 @@ def test_stretch_makes_a_square(stored: tuple[int, int], shape: tuple[int, int],
     assert read(tmp_path / "a.png", size=48, aspect="stretch").shape == (1, *shape, 3)
 
 
+@pytest.mark.parametrize(("stored", "shape"), [((9000, 16), (2, 256)), ((16, 9000), (256, 2)), ((512, 16), (8, 256))])
+def test_the_evaluator_reads_pictures_of_any_shape(
+    stored: tuple[int, int], shape: tuple[int, int], tmp_path: Path
+) -> None:
+    """What a run has painted at its own size must not be too thin at another one."""
+    Image.new("RGB", stored, RED).save(tmp_path / "a.png")
+    pixels = read_image(tmp_path / "a.png", size=256, aspect="keep", smallest_side=None, name="style")
+    np.testing.assert_array_equal(pixels, np.broadcast_to(np.array([RED], np.float32) / 255, (1, *shape, 3)))
+
+
 def test_an_unknown_aspect_is_refused_with_the_choices(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="aspect='crop': choose among keep, stretch"):
         read(pictures.make("png", tmp_path), aspect="crop")

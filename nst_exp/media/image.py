@@ -77,7 +77,7 @@ def locate(address: str) -> Path:
     return path
 
 
-def read_image(path: Path, *, size: int, aspect: str, smallest_side: int, name: str) -> Pixels:
+def read_image(path: Path, *, size: int, aspect: str, smallest_side: int | None, name: str) -> Pixels:
     """The picture at `path`, upright, in sRGB: float32 (1, H, W, 3) in [0, 1].
 
     Transparency is composited over white. Colour profiles are converted to sRGB; one that is broken or does
@@ -87,7 +87,8 @@ def read_image(path: Path, *, size: int, aspect: str, smallest_side: int, name: 
     Args:
         size: px, of the longest side (`aspect="keep"`) or of both (`aspect="stretch"`).
         aspect: one of `ASPECTS`.
-        smallest_side: px, the least height and width, of the file and after resizing.
+        smallest_side: px, the least height and width, of the file and after resizing. None takes any shape: a side that
+            would come out thinner than 2 px is made 2 px.
         name: the config key that `path` came from, for messages.
 
     Raises:
@@ -96,8 +97,11 @@ def read_image(path: Path, *, size: int, aspect: str, smallest_side: int, name: 
     subject = f"{name}={str(path)!r}"
     with _opened(path, subject) as file, _pillow_settings():
         image = _identified(file, subject)
-        target = _target_size(image.size, size, aspect)
-        _check_sides(image.size, target, size, smallest_side, subject)
+        width, height = target = _target_size(image.size, size, aspect)
+        if smallest_side is None:
+            target = max(width, _LEAST_SIDE), max(height, _LEAST_SIDE)
+        else:
+            _check_sides(image.size, target, size, smallest_side, subject)
         box = _decode(image, target, subject)
         orientation = _orientation(image, subject)
         deep = image.mode in _DEEP_MODES

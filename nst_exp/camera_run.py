@@ -139,8 +139,9 @@ class Pace:
 
 @dataclass(frozen=True, eq=False)
 class _Painted:
-    """A frame at the run's size, its pastiche, and the time that the solver took for it."""
+    """A frame as the camera gave it and at the run's size, its pastiche, and the time that the solver took for it."""
 
+    original: Levels
     content: Levels
     pastiche: Levels
     solution: Solution
@@ -187,7 +188,7 @@ class _Painter:
         solver_ms = 1000 * (time.monotonic() - started)
         if self._mode != "independent":
             self._past = [Past(snapshot.index, content, pastiche)]
-        return _Painted(content, pastiche, solution, solver_ms)
+        return _Painted(snapshot.levels, content, pastiche, solution, solver_ms)
 
     def resized(self, snapshot: Snapshot) -> Levels:
         """The frame at the run's size."""
@@ -358,10 +359,10 @@ def _result(inputs: Inputs, live: _Live, path: Path, folder: RunFolder) -> dict[
 
 
 def _measures(inputs: Inputs, painted: _Painted) -> dict[str, float]:
-    """What the judge says of one frame."""
+    """The measures of one frame, compared with what the camera gave: they do not depend on the run's size."""
     plan = inputs.plan
     assert plan.camera is not None
-    hashes = (hashlib.sha256(painted.content.tobytes()).hexdigest(), plan.hashes["style"])
-    pair = Pair(Path(plan.camera.name), plan.files["style"], hashes, plan.config.aspect, 0, painted.content)
+    hashes = (hashlib.sha256(painted.original.tobytes()).hexdigest(), plan.hashes["style"])
+    pair = Pair(Path(plan.camera.name), plan.files["style"], hashes, plan.config.aspect, 0, painted.original)
     content, pastiche = (jnp.asarray(from_uint8(levels)) for levels in (painted.content, painted.pastiche))
     return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,12 +18,14 @@ from cachetools import LRUCache
 
 from nst_exp import metrics
 from nst_exp.media.image import from_uint8, read_image
+from nst_exp.memory import remembered
 from nst_exp.networks import get_network
 from nst_exp.types import Image, LayerParams, Learnt
 from nst_exp.weights import ParamsSource, load_lpips_weights, load_params
 
 _SOURCES = {"vgg16": "bundled", "tiny": "random"}  # of the params of each judge
 _REMEMBERED_BYTES = 256e6  # of what the judge saw in photographs and paintings: about 22 MB a photograph of 256 px
+_PAINTINGS_BYTES = 64e6  # of paintings at the sizes of runs, which are needed once a frame
 
 
 @dataclass(frozen=True)
@@ -81,22 +83,12 @@ def _lpips_weights(name: str, params: LayerParams) -> Mapping[str, Learnt]:
 def _references(judge: metrics.Judge, pair: Pair) -> metrics.References:
     photograph_key = (judge, pair.content, pair.hashes[0], pair.aspect, pair.frame_index)
     painting_key = (judge, pair.style, pair.hashes[1])
-    photograph = _looked_at(photograph_key, lambda: metrics.see_photograph(judge, _photograph(pair)))
+    photograph = remembered(_seen, photograph_key, lambda: metrics.see_photograph(judge, _photograph(pair)))
     zoomed = round(metrics.JUDGE_SIZE * metrics.JUDGE_STYLE_ZOOM)
-    painting = _looked_at(
-        painting_key, lambda: metrics.see_painting(judge, _painting(pair.style, pair.hashes[1], zoomed))
+    painting = remembered(
+        _seen, painting_key, lambda: metrics.see_painting(judge, _painting(pair.style, pair.hashes[1], zoomed))
     )
     return metrics.References.of(photograph, painting)
-
-
-def _looked_at(key: Hashable, look: Callable[[], metrics.Seen]) -> metrics.Seen:
-    """What the judge saw before under this key, or sees now; the oldest is forgotten when memory is short."""
-    if key not in _seen:
-        found = look()
-        if found.nbytes > _seen.maxsize:
-            return found
-        _seen[key] = found
-    return _seen[key]
 
 
 _seen: LRUCache[Hashable, metrics.Seen] = LRUCache(_REMEMBERED_BYTES, getsizeof=lambda seen: seen.nbytes)
@@ -115,7 +107,13 @@ def _photograph(pair: Pair) -> Image:
     return jnp.asarray(whole)
 
 
-@functools.lru_cache(maxsize=4)
 def _painting(path: Path, sha256: str, size: int) -> Image:
     """The painting; `sha256` is of the file, for the contents behind a path may change."""
-    return jnp.asarray(read_image(path, size=size, aspect="keep", smallest_side=None, name="style"))
+    return remembered(
+        _paintings,
+        (path, sha256, size),
+        lambda: jnp.asarray(read_image(path, size=size, aspect="keep", smallest_side=None, name="style")),
+    )
+
+
+_paintings: LRUCache[Hashable, Image] = LRUCache(_PAINTINGS_BYTES, getsizeof=lambda image: image.nbytes)

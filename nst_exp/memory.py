@@ -1,4 +1,4 @@
-"""Memory: what is free, and the peak of what runs between two calls."""
+"""Memory: what is free, the peak of what runs between two calls, and what is kept in caches of so many bytes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,28 @@ import contextlib
 import math
 import resource
 import sys
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import psutil
+from cachetools import LRUCache
+
+Value = TypeVar("Value")
 
 _CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+def remembered(cache: LRUCache[Hashable, Value], key: Hashable, make: Callable[[], Value]) -> Value:
+    """What `cache` has under `key`, or what `make` makes, kept there unless it is larger than the whole cache."""
+    if key in cache:
+        return cache[key]
+    made = make()
+    with contextlib.suppress(ValueError):  # "value too large"
+        cache[key] = made
+    return made
 
 
 def forget_peak() -> None:

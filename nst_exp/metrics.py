@@ -22,7 +22,7 @@ from skimage.color import rgb2lab
 from skimage.metrics import structural_similarity
 from threadpoolctl import threadpool_limits
 
-from nst_exp.losses import gram_matrix, relative_error, total_variation
+from nst_exp.losses import SILENT, gram_matrix, relative_error, total_variation
 from nst_exp.networks import Network
 from nst_exp.types import AnyImage, FeatureMap, FeatureMaps, Image, Learnt, NetworkParams, Scalar, StyleImage
 
@@ -79,7 +79,8 @@ class Seen:
     @property
     def nbytes(self) -> int:
         """The memory that this takes."""
-        return sum(leaf.nbytes for leaf in jax.tree.leaves((self.maps, dict(self.statistics), dict(self.quantiles))))
+        arrays = (self.maps, dict(self.statistics), dict(self.quantiles), self.palette, self.luma)
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,5 +280,9 @@ def _statistics_distances(
 
 
 def _sliced(table: Table, target: Table) -> float:
-    """Sliced Wasserstein-1 distance, as a fraction of that between the target and a heap of zeros."""
-    return float(np.mean(np.abs(table - target)) / max(np.mean(np.abs(target)), _LEAST))
+    """Sliced Wasserstein-1 distance, as a fraction of that between the target and a heap of zeros.
+
+    A silent target has no such distance: as in `relative_error`, 1 stands for it.
+    """
+    size = float(np.mean(np.abs(target)))
+    return float(np.mean(np.abs(table - target))) / (size if size > SILENT else 1.0)

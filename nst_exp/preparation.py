@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import platformdirs
+from cachetools import LRUCache
 
 from nst_exp import record
 from nst_exp.config import RunConfig, SolverConfig
@@ -20,6 +21,7 @@ from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.files import home_expanded
 from nst_exp.media.image import from_uint8, locate, read_image, sha256_of
 from nst_exp.media.kind import kind_of
+from nst_exp.memory import remembered
 from nst_exp.networks import Network, get_network
 from nst_exp.objective import LossWeights, Objective, loss_weights
 from nst_exp.solver import Adam, Lbfgs, Method, OptaxLbfgs
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 _METHODS: dict[str, Callable[..., Method]] = {"lbfgs": Lbfgs, "optax_lbfgs": OptaxLbfgs, "adam": Adam}
 
+_REMEMBERED_BYTES = 256e6  # of pictures on the device: 80 of 512 px
 _LEAST_SIDE = 16  # px; below, there is no picture to speak of
 _COARSEST = 128  # px; where coarse-to-fine begins ...
 _SINGLE_SCALE = 256  # px; ... for pictures larger than this
@@ -206,14 +209,20 @@ def _read_images(plan: Plan) -> tuple[Image, StyleImage]:
     return _content(plan, least), style
 
 
-@functools.lru_cache(maxsize=32)
 def _image(name: str, sha256: str, path: Path, size: int, aspect: str, least: int) -> Image:
     """A picture on the device, the same object for all runs that read it: lanes then hold it once.
 
     Args:
         sha256: of the file, for the contents behind a path may change.
     """
-    return jnp.asarray(read_image(path, size=size, aspect=aspect, smallest_side=least, name=name))
+    return remembered(
+        _images,
+        (name, sha256, path, size, aspect, least),
+        lambda: jnp.asarray(read_image(path, size=size, aspect=aspect, smallest_side=least, name=name)),
+    )
+
+
+_images: LRUCache[Hashable, Image] = LRUCache(_REMEMBERED_BYTES, getsizeof=lambda image: image.nbytes)
 
 
 def _content(plan: Plan, least: int) -> Image:

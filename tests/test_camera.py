@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import signal
@@ -25,8 +26,10 @@ from playwright.sync_api import expect, sync_playwright
 from test_page import CHROMIUM, FLAGS
 
 import nst_exp.reproduce
+from nst_exp import camera_run
 from nst_exp.camera_run import Pace
 from nst_exp.errors import InputError
+from nst_exp.judgement import Pair
 from nst_exp.media.camera import Camera, find_camera
 from nst_exp.preview import Preview, jpeg
 
@@ -75,6 +78,21 @@ def test_other_modes_and_an_odd_size(mode: str, tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.stderr
     assert result_of(tmp_path / OUT)["clip"] == "pastiche.mkv"
     assert clips.levels_of(tmp_path / OUT / "pastiche.mkv")[0].shape == (22, 33, 3)
+
+
+def test_measures_compare_with_the_camera_s_own_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: measures whose reference was made from the run's resized frame, so that they depend on `size`."""
+    pairs: list[Pair] = []
+    measure = camera_run.measure
+    monkeypatch.setattr(
+        camera_run, "measure", lambda judge, pair, *rest: pairs.append(pair) or measure(judge, pair, *rest)
+    )
+    outcome = filmed("camera.seconds=0.1", "size=24", "video=independent", folder=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    (pair,) = pairs
+    assert pair.frame is not None
+    assert pair.frame.shape == (32, 48, 3)
+    assert pair.hashes[0] == hashlib.sha256(pair.frame.tobytes()).hexdigest()
 
 
 def test_a_sweep_films_each_point_anew(tmp_path: Path) -> None:

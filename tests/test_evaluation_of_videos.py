@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import clips
 import cv2
 import numpy as np
 import pytest
+from cachetools import LRUCache
 from command import run_in_process
 from PIL import Image
 
-from nst_exp import film, frames, judgement, record
+from nst_exp import film, frames, judgement, preparation, record
 from nst_exp.frames import Frames
 
 QUICK = ("steps=2", "video.steps=1", "video.window=1", "video=independent")
@@ -69,16 +69,27 @@ def test_the_painting_is_looked_at_once(clip: Path, tmp_path: Path, monkeypatch:
     assert len(looked) == 1
 
 
-def test_what_is_remembered_is_bounded_in_bytes() -> None:
-    assert judgement._seen.maxsize <= 300e6
+def test_what_is_remembered_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind: caches that count their entries, of any size each, so that nobody knows how much memory they hold."""
+    caches = (judgement._seen, judgement._paintings, preparation._images)
+    assert all(cache.maxsize <= 256e6 for cache in caches)
+    seen = judgement.metrics.Seen({}, {}, {}, np.zeros((32, 256), np.float32), np.zeros((2, 2)))
+    assert judgement._seen.getsizeof(seen) == 4 * 32 * 256 + 8 * 4
 
-    large = judgement.metrics.Seen({}, {}, {}, np.zeros((32, 256), np.float32), np.zeros((2, 2), np.float32))
-    before = judgement._seen.currsize
-    assert judgement._looked_at("one", lambda: large) is judgement._looked_at("one", lambda: large)
-    assert judgement._seen.currsize == before + large.nbytes
-    with mock.patch.object(judgement.metrics.Seen, "nbytes", 400e6):
-        judgement._looked_at("two", lambda: large)
-    assert "two" not in judgement._seen
+    Image.fromarray(clips.scene(0, 64, 64)).save(tmp_path / "a.png")
+    size = 3 * 4 * 64 * 64
+    monkeypatch.setattr(preparation, "_images", LRUCache(3 * size, getsizeof=preparation._images.getsizeof))
+
+    def image(contents: str, side: int = 64) -> object:
+        return preparation._image("style", contents, tmp_path / "a.png", side, "keep", 16)
+
+    first = image("one")
+    assert image("two") is not first is image("one")  # equal paths, other contents
+    for contents in ("three", "four"):
+        image(contents)
+        assert image("one") is first  # the one used last stays
+    assert image("large", 128).nbytes > preparation._images.maxsize >= preparation._images.currsize
+    assert image("one") is first
 
 
 def test_flows_do_not_outlive_the_code_that_made_them(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,6 +282,31 @@ def test_the_painting_itself(tiny: Judge) -> None:
     assert found["lpips"] > 0.01
 
 
+@pytest.mark.parametrize(
+    "colour", [(0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5), (0.485, 0.456, 0.406), (1, 0, 0), (0.1, 0.2, 0.9)]
+)
+def test_a_painting_of_one_colour(colour: tuple[float, float, float], tiny: Judge) -> None:
+    """Kind: a target without any response, to which nothing can be relative; one of them is the network's own grey."""
+    photograph, painting = waves(0), flat(colour)
+    seen = references(tiny, photograph, painting)
+    names = ("style_distance", "style_gram", "style_moments", "style_swd")
+    found = {share: measures(tiny, seen, (1 - share) * photograph + share * painting) for share in (0, 0.5, 1)}
+    assert all(np.isfinite(value) for of_one in found.values() for value in of_one.values())
+    assert [found[0][name] for name in names] == pytest.approx([1] * 4, rel=1e-5)
+    assert [found[1][name] for name in names] == pytest.approx([0] * 4, abs=1e-6)
+    assert all(0.01 < found[0.5][name] < 0.99 for name in names)
+
+
+def test_sliced_distances_are_relative_however_small_the_target() -> None:
+    """Kind: a least denominator that is not small beside what it divides."""
+    table = np.linspace(-1, 1, 32 * 256, dtype=np.float32).reshape(32, 256)
+    for scale in (1e-8, 1e-3, 1e6):
+        assert metrics._sliced(2 * scale * table, scale * table) == pytest.approx(1, rel=1e-5)
+    silent = np.zeros_like(table)
+    assert metrics._sliced(silent, silent) == 0
+    assert metrics._sliced(table, silent) == pytest.approx(np.abs(table).mean(), rel=1e-5)
+
+
 def test_photograph_and_painting_the_same(tiny: Judge) -> None:
     image = waves(0)
     seen = references(tiny, image, image)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from nst_exp import film, frames, judgement, preparation, record
 from nst_exp.frames import Frames
+from nst_exp.versions import installed_version
 
 QUICK = ("steps=2", "video.steps=1", "video.window=1", "video=independent")
 
@@ -102,7 +103,7 @@ def test_flows_do_not_outlive_the_code_that_made_them(clip: Path, monkeypatch: p
 
 def test_everything_that_takes_part_in_a_result_is_among_the_versions() -> None:
     assert {"opencv-python-headless", "av", "scikit-image", "pillow", "jaxlib", "numpy"} <= set(record._PACKAGES)
-    assert "unknown" not in map(record._package_version, record._PACKAGES)
+    assert "unknown" not in map(installed_version, record._PACKAGES)
 
 
 def test_a_frame_is_decoded_once_while_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

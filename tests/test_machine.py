@@ -22,6 +22,7 @@ from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.files import home_expanded
 from nst_exp.networks import get_network
 from nst_exp.results import RunFolder
+from nst_exp.versions import installed_version
 from nst_exp.weights import ParamsSource, params_sha256
 
 VGG = get_network("vgg16", pooling="average", padding="zeros", precision="float32")
@@ -73,7 +74,7 @@ def test_the_commit_is_only_information(failure: Exception, monkeypatch: pytest.
 
 
 def test_versions_of_packages_are_only_information() -> None:
-    assert record._package_version("no-such-package") == "unknown"
+    assert installed_version("no-such-package") == "unknown"
 
 
 def test_a_missing_home_folder_is_named() -> None:

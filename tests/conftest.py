@@ -16,6 +16,7 @@ import jax
 import matplotlib.pyplot as plt
 import mlflow.store.db.utils
 import pytest
+from cachetools import LRUCache
 from sqlalchemy.engine import Engine
 from xdist.scheduler import LoadFileScheduling
 
@@ -33,9 +34,11 @@ def _forget_at_the_end_of_a_file() -> Iterator[None]:
     plt.close("all")
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "nst_exp":
-            for function in vars(module).values():
-                if callable(getattr(function, "cache_clear", None)):
-                    function.cache_clear()
+            for value in vars(module).values():
+                if callable(getattr(value, "cache_clear", None)):
+                    value.cache_clear()
+                elif isinstance(value, LRUCache):
+                    value.clear()
     jax.clear_caches()
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed unless it is told not to

@@ -9,6 +9,7 @@ import av
 import clips
 import numpy as np
 import pytest
+from av.video.reformatter import Colorspace
 from command import run_in_process
 from PIL import Image
 
@@ -49,6 +50,21 @@ def test_uneven_animations_keep_each_moment(tmp_path: Path) -> None:
     write_clip(tmp_path / "a.gif", frames, CODECS["gif"], time_base=Fraction(1, 1000), rate=Fraction(25), end=1333)
     begins = np.cumsum([0, *shown_ms(tmp_path / "a.gif")])
     assert np.abs(begins - (np.array([*stamps, 1333]) - 7)).max() <= 5
+
+
+@pytest.mark.parametrize("codec", ["h264", "vp9", "ffv1"])
+@pytest.mark.parametrize("size", [(640, 32), (32, 480), (640, 480)])
+def test_no_size_is_taken_for_another(codec: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """Kind: pictures that have a side in common with the encoder's preset size, 640x480 px."""
+    path, levels = tmp_path / f"a{CODECS[codec].suffix}", clips.scene(0, *size)
+    write_clip(path, [(0, levels), (1, levels)], CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
+    clip = probe(path, "content")
+    assert clip.size == size
+    for frame in read_frames(clip, Cut(), on_corrupt="error", name="content"):
+        assert np.abs(frame.levels.astype(int) - levels).mean() < (1 if codec == "ffv1" else 4)
+    if codec != "ffv1":
+        with av.open(str(path)) as container:
+            assert container.streams.video[0].codec_context.colorspace == Colorspace.ITU709
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3])

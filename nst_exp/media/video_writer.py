@@ -209,21 +209,20 @@ def _write_video(
     *,
     sound_to_end: bool,
 ) -> None:
-    first, rest = _first_and_all(frames)
+    (first, picture), every = _first_and_all(frames)
     plan = plan_sound(sound_of, codec.suffix) if sound_of else SoundPlan(codec.suffix)
     options = _OPTIONS | (_MP4_OPTIONS if plan.suffix == ".mp4" else {})
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(av.open(str(path), "w", format=FORMATS[plan.suffix], options=options))
         video: Any = output.add_stream(codec.encoder, rate=rate, options=dict(codec.options))
+        _configure(video, picture, codec, time_base)
         sound = None
         if sound_of and plan.tracks:
             sound_end = None if sound_to_end or end is None else end * time_base
             sound = stack.enter_context(Sound(output, sound_of, plan, first * time_base, sound_end))
         begin: int | None = None
         last, waiting = first, None  # a packet waits, for the last frame says how long it is shown
-        for pts, levels in rest:
-            if video.width != levels.shape[1]:
-                _configure(video, levels, codec, time_base)
+        for pts, levels in every:
             frame = _encodable(levels, codec)
             frame.pts, frame.time_base, last = pts - first, time_base, pts
             packets = video.encode(frame)
@@ -254,13 +253,15 @@ def _end_at(end: Fraction, last: Fraction, packets: Sequence[Any], begin: int, s
         packet.duration = max(1, round(end / packet.time_base) - (packet.dts - begin))
 
 
-def _first_and_all(frames: Iterable[tuple[int, Levels]]) -> tuple[int, Iterator[tuple[int, Levels]]]:
-    """The first time stamp, and all frames."""
+def _first_and_all(
+    frames: Iterable[tuple[int, Levels]],
+) -> tuple[tuple[int, Levels], Iterator[tuple[int, Levels]]]:
+    """The first frame, and an iterator over all frames, the first included."""
     iterator = iter(frames)
     first = next(iterator, None)
     if first is None:
         raise InputError("a video cannot be written without frames")
-    return first[0], itertools.chain([first], iterator)
+    return first, itertools.chain([first], iterator)
 
 
 def _mux_all_but_last(output: Any, waiting: Any, packets: Sequence[Any]) -> Any:

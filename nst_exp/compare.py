@@ -278,7 +278,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> None:
     """Run the command and exit: 0 done, 1 refused, 2 wrong usage."""
-    run_command(_compare, _arguments(sys.argv[1:]))
+    run_command(_compare, lambda: _arguments(sys.argv[1:]))
 
 
 if __name__ == "__main__":

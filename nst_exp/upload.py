@@ -93,13 +93,17 @@ def _upload_sweep(store: tracking.Store, folder: Path, points: Sequence[RunFolde
     return problems if ended or problems else ["the sweep's own run could not be completed"]
 
 
-def main() -> None:
-    """Run the command and exit: 0 all of it is in MLflow, 1 refused or not all, 2 wrong usage."""
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program("upload"), description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of a run or a sweep")
     parser.add_argument("--tracking-uri", help="the store; default: the one that the runs were meant for")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the command and exit: 0 all of it is in MLflow, 1 refused or not all, 2 wrong usage."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run_command(_upload, parser.parse_args())
+    run_command(_upload, _arguments)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ import pytest
 from cachetools import LRUCache
 from sqlalchemy.engine import Engine
 from xdist.scheduler import LoadFileScheduling
+
+# Commands that tests start have their output in a buffer, as a user's have where it goes to a pipe or a file.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 
 @pytest.hookimpl(optionalhook=True)  # -p no:xdist

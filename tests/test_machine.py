@@ -264,7 +264,7 @@ def test_an_output_that_nobody_reads(tmp_path: Path) -> None:
         assert process.stderr.read() == ""
     assert process.returncode == 141
     assert statuses(tmp_path) == ["FINISHED"] * 3
-    for arguments in (["nst_exp.run", "--help"], ["nst_exp.compare", OUT]):
+    for arguments in (["nst_exp.run", "--help"], ["nst_exp.compare", OUT], ["nst_exp.upload", "--help"]):
         shell = f"'{sys.executable}' -m {' '.join(arguments)} | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.stderr == ""

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from nst_exp.devices import ignore_settings, refuse_bad_settings, set_gpu_defaults
@@ -16,6 +17,7 @@ from nst_exp.signals import (
     drop_output,
     end_as_interrupted,
     exit_interrupted,
+    flushed_output,
     replace_closed_streams,
 )
 
@@ -64,13 +66,25 @@ def _refuse_small_address_space() -> None:
         sys.exit(1)
 
 
-def run_command(body: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> NoReturn:
-    """Exit with what `body` returns, or with 1 and one line on what the user can put right."""
+def program(command: str) -> str:
+    """The name under which `command` was started: `nst-exp compare`, or the form with `python -m`."""
+    started = Path(sys.argv[0]).name
+    if started == "__main__.py":
+        return f"python -m nst_exp {command}"
+    return f"python -m nst_exp.{command}" if started == f"{command}.py" else f"nst-exp {command}"
+
+
+def run_command(body: Callable[[argparse.Namespace], int], arguments: Callable[[], argparse.Namespace]) -> NoReturn:
+    """Exit with what `body` returns, or with 1 and one line on what the user can put right.
+
+    Args:
+        body: does the work and returns the exit code.
+        arguments: reads the command line; it may exit by itself, as argparse does for `--help`.
+    """
     prepare_process()
     try:
-        code = body(arguments)
-        sys.stdout.flush()
-        sys.exit(code)
+        with flushed_output():
+            sys.exit(body(arguments()))
     except BrokenPipeError:
         drop_output()
         sys.exit(BROKEN_PIPE)

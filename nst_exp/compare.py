@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from nst_exp.command import run_command
+from nst_exp.command import program, run_command
 from nst_exp.errors import InputError
 from nst_exp.files import home_expanded, write_atomically, write_json
 from nst_exp.results import CONFIG, PICTURE, RESULT, TRACE, Record, RunFolder, Tracked, run_folders
@@ -245,12 +245,12 @@ class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong."""
 
     def error(self, message: str) -> Any:
-        self.exit(2, f"nst_exp: {message}; see python -m nst_exp.compare --help\n")
+        self.exit(2, f"nst_exp: {message}; see {self.prog} --help\n")
 
 
 def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _Parser(
-        prog="python -m nst_exp.compare",
+        prog=program("compare"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -278,7 +278,7 @@ def _arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def main() -> None:
     """Run the command and exit: 0 done, 1 refused, 2 wrong usage."""
-    run_command(_compare, _arguments(sys.argv[1:]))
+    run_command(_compare, lambda: _arguments(sys.argv[1:]))
 
 
 if __name__ == "__main__":

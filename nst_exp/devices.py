@@ -24,7 +24,7 @@ _CHOOSE_DEVICES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 
 # XLA writes and times many Triton kernels for each matrix product that it has not met before; cuBLAS needs none of
 # them. On an NVIDIA H200 (JAX 0.11.2) a first picture of 320 px took 31 s with this flag, compiling included, and
-# 58 s without it.
+# 58 s or more without it.
 _WITHOUT_TRITON = "--xla_gpu_enable_triton_gemm"
 _GPU_PLUGINS = "jax_plugins"  # the namespace package in which JAX looks for CUDA and ROCm
 

@@ -21,7 +21,7 @@ _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def remembered(cache: LRUCache[Hashable, Value], key: Hashable, make: Callable[[], Value]) -> Value:
-    """What `cache` has under `key`, or what `make` makes, kept there unless it is larger than the whole cache."""
+    """Return what `cache` holds under `key`; else call `make` and keep its result if the cache is large enough."""
     if key in cache:
         return cache[key]
     made = make()

@@ -30,7 +30,7 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from nst_exp import tracking
-from nst_exp.command import run_command
+from nst_exp.command import program, run_command
 from nst_exp.config import RunConfig, run_config
 from nst_exp.errors import InputError
 from nst_exp.files import home_expanded
@@ -368,9 +368,8 @@ def _given(parser: argparse.ArgumentParser, assignments: list[str]) -> dict[str,
     return given
 
 
-def main() -> None:
-    """Run the command and exit: 0 identical, 1 not identical or refused, 2 wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m nst_exp.reproduce", description=__doc__.partition("\n")[0])
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=program("reproduce"), description=__doc__.partition("\n")[0])
     parser.add_argument("run_id", metavar="RUN_ID", help="of a run in MLflow, not of a sweep")
     parser.add_argument("given", nargs="*", metavar="KEY=PATH", help=f"of {', '.join(_PICTURES)} or {_PARAMS}")
     parser.add_argument("--inputs", type=Path, default=Path(), metavar="DIR", help="searched for pictures; default: .")
@@ -378,8 +377,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/reproduced/RUN_ID")
     arguments = parser.parse_intermixed_args()
     arguments.given = _given(parser, arguments.given)
+    return arguments
+
+
+def main() -> None:
+    """Run the command and exit: 0 identical, 1 not identical or refused, 2 wrong usage."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    run_command(_reproduce, arguments)
+    run_command(_reproduce, _arguments)
 
 
 if __name__ == "__main__":

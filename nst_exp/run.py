@@ -32,7 +32,7 @@ from nst_exp.explanations import one_line
 from nst_exp.keys import CONF
 from nst_exp.overrides import prepared
 from nst_exp.search import returned
-from nst_exp.signals import BROKEN_PIPE, drop_output, exit_interrupted
+from nst_exp.signals import BROKEN_PIPE, drop_output, exit_interrupted, flushed_output
 from nst_exp.sweep import close_sweep, discard_unbegun_run
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
@@ -72,8 +72,8 @@ def main() -> NoReturn:
     logging.raiseExceptions = show_traceback  # a log line that cannot be written is no reason for a page of traceback
     prepare_process()
     try:
-        failed = _main(show_traceback=show_traceback)
-        sys.stdout.flush()
+        with flushed_output():
+            failed = _main(show_traceback=show_traceback)
     except BrokenPipeError:
         drop_output()
         sys.exit(BROKEN_PIPE)

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 # What ends a command as Ctrl-C does: all that the system, a terminal or a batch system sends for this and that can
@@ -45,6 +45,7 @@ def exit_interrupted(end: Callable[[], object] = lambda: None) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         end()
+        sys.stdout.flush()  # a pipe or a file has its lines in a buffer, which `os._exit` would drop
         print("nst_exp: interrupted", file=sys.stderr, flush=True)
     logging.shutdown()
     os._exit(INTERRUPTED)  # without the interpreter's teardown: jaxlib crashes in it while a chunk still runs
@@ -62,6 +63,21 @@ def replace_closed_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def flushed_output() -> Iterator[None]:
+    """Write out standard output when the block ends or exits.
+
+    A pipe that nobody reads any more is then met here as a `BrokenPipeError`, not in the interpreter's teardown, which
+    complains about it on standard error.
+    """
+    try:
+        yield
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+    sys.stdout.flush()
 
 
 def drop_output() -> None:

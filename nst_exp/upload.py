@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nst_exp import tracking
-from nst_exp.command import run_command
+from nst_exp.command import program, run_command
 from nst_exp.errors import InputError
 from nst_exp.files import home_expanded
 from nst_exp.results import RunFolder, run_folders
@@ -93,13 +93,17 @@ def _upload_sweep(store: tracking.Store, folder: Path, points: Sequence[RunFolde
     return problems if ended or problems else ["the sweep's own run could not be completed"]
 
 
-def main() -> None:
-    """Run the command and exit: 0 all of it is in MLflow, 1 refused or not all, 2 wrong usage."""
-    parser = argparse.ArgumentParser(prog="python -m nst_exp.upload", description=__doc__.splitlines()[0])
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=program("upload"), description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="of a run or a sweep")
     parser.add_argument("--tracking-uri", help="the store; default: the one that the runs were meant for")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the command and exit: 0 all of it is in MLflow, 1 refused or not all, 2 wrong usage."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    run_command(_upload, parser.parse_args())
+    run_command(_upload, _arguments)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import os
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -16,10 +17,15 @@ import jax
 import matplotlib.pyplot as plt
 import mlflow.store.db.utils
 import pytest
+from cachetools import LRUCache
 from sqlalchemy.engine import Engine
 from xdist.scheduler import LoadFileScheduling
 
+# Commands that tests start have their output in a buffer, as a user's have where it goes to a pipe or a file.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
+
+@pytest.hookimpl(optionalhook=True)  # -p no:xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     """All tests of a file go to one worker: what they share is made once, and its code is compiled once."""
     return LoadFileScheduling(config, log)
@@ -32,9 +38,11 @@ def _forget_at_the_end_of_a_file() -> Iterator[None]:
     plt.close("all")
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == "nst_exp":
-            for function in vars(module).values():
-                if callable(getattr(function, "cache_clear", None)):
-                    function.cache_clear()
+            for value in vars(module).values():
+                if callable(getattr(value, "cache_clear", None)):
+                    value.cache_clear()
+                elif isinstance(value, LRUCache):
+                    value.clear()
     jax.clear_caches()
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed unless it is told not to

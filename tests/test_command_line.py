@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from test_bad_input import assert_refused
 
+from nst_exp.command import program
 from nst_exp.config import run_config
 from nst_exp.errors import InputError
 from nst_exp.grammar import escape_all, literal, parsed, plain_value
@@ -268,3 +269,16 @@ def test_commands_have_help(command: Sequence[str]) -> None:
         [sys.executable, "-m", "nst_exp", *command, "--help"], capture_output=True, text=True, timeout=60, check=True
     )
     assert "usage" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("started", "shown"),
+    [
+        ("bin/nst-exp", "nst-exp compare"),
+        ("nst_exp/__main__.py", "python -m nst_exp compare"),
+        ("nst_exp/compare.py", "python -m nst_exp.compare"),
+    ],
+)
+def test_help_names_the_command_as_it_was_typed(started: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [started])
+    assert program("compare") == shown

@@ -20,6 +20,7 @@ from PIL import Image
 from nst_exp import frames, judgement, preparation, record
 from nst_exp.frames import Frames
 from nst_exp.media.image import sha256_of
+from nst_exp.versions import installed_version
 
 QUICK = ("steps=2", "video.steps=1", "video.window=1", "video=independent")
 
@@ -117,7 +118,7 @@ def test_flows_do_not_outlive_the_code_that_made_them(
 
 def test_everything_that_takes_part_in_a_result_is_among_the_versions() -> None:
     assert {"opencv-python-headless", "av", "scikit-image", "pillow", "jaxlib", "numpy"} <= set(record._PACKAGES)
-    assert "unknown" not in map(record.installed_version, record._PACKAGES)
+    assert "unknown" not in map(installed_version, record._PACKAGES)
     tags = record.tags({})
     assert "libavcodec" in tags["version.ffmpeg"] and "libswscale" in tags["version.ffmpeg"]
     assert re.fullmatch(r".+ \(.+\)", tags["processor"])

@@ -22,8 +22,10 @@ from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.files import home_expanded
 from nst_exp.networks import get_network
 from nst_exp.results import RunFolder
+from nst_exp.versions import installed_version
 from nst_exp.weights import ParamsSource, params_sha256
 
+VGG = get_network("vgg16", pooling="average", padding="zeros", precision="float32")
 SQLITE = ("tracking=sqlite", "tracking.store=store")
 
 
@@ -72,7 +74,7 @@ def test_the_commit_is_only_information(failure: Exception, monkeypatch: pytest.
 
 
 def test_versions_of_packages_are_only_information() -> None:
-    assert record.installed_version("no-such-package") == "unknown"
+    assert installed_version("no-such-package") == "unknown"
 
 
 def test_a_processor_without_a_name_is_only_information(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +168,7 @@ def test_a_package_without_metadata(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise importlib.metadata.PackageNotFoundError(package)
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert params_sha256(ParamsSource("bundled"), get_network("vgg16"), (), tmp_path)
+    assert params_sha256(ParamsSource("bundled"), VGG, (), tmp_path)
 
 
 # --- memory ------------------------------------------------------------------------------------------------------
@@ -270,7 +272,7 @@ def test_an_output_that_nobody_reads(tmp_path: Path) -> None:
         assert process.stderr.read() == ""
     assert process.returncode == 141
     assert statuses(tmp_path) == ["FINISHED"] * 3
-    for arguments in (["nst_exp.run", "--help"], ["nst_exp.compare", OUT]):
+    for arguments in (["nst_exp.run", "--help"], ["nst_exp.compare", OUT], ["nst_exp.upload", "--help"]):
         shell = f"'{sys.executable}' -m {' '.join(arguments)} | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.stderr == ""

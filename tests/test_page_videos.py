@@ -18,6 +18,7 @@ from urllib.request import urlopen
 import clips
 import pytest
 import test_report as sweeps
+from mlflow_server import wait_for
 from playwright.sync_api import Browser, Page, expect
 from test_page import CHROMIUM, browser, natural_size, shown  # noqa: F401 (a fixture)
 
@@ -84,7 +85,7 @@ def open_run(page: Page, number: int) -> None:
 def test_videos_play_and_what_does_not_is_explained(page: Page) -> None:
     open_run(page, 0)
     expect(page.locator("video")).to_be_visible()
-    page.wait_for_function("document.querySelector('video').currentTime > 0")
+    wait_for(lambda: page.evaluate("document.querySelector('video').currentTime") > 0)
     for number in (1, 2):
         open_run(page, number)
         image = page.locator("#details img.clip")

@@ -121,7 +121,7 @@ def test_a_sweep_over_weights_compiles_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "axis",
     [
-        "content_layer=block3_conv1,relu4_2,[block3_conv1,block4_conv2]",
+        "content_layer=relu4_2,[block3_conv1,block4_conv2]",
         "style_layers=[block1_conv1],[relu2_1,relu3_1]",
         "style_layer_weights=[1,1,1,1,1],[0.2,0.4,0.3,0.5,0.2]",
         "style_layer_weight.block3_conv1=0.01,5",

@@ -219,7 +219,7 @@ def _end_at(end: Fraction, last: Fraction, packets: Sequence[Any], begin: int, s
 def _first_and_all(
     frames: Iterable[tuple[int, Levels]],
 ) -> tuple[tuple[int, Levels], Iterator[tuple[int, Levels]]]:
-    """The first frame, and all frames."""
+    """The first frame, and an iterator over all frames, the first included."""
     iterator = iter(frames)
     first = next(iterator, None)
     if first is None:

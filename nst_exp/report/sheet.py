@@ -209,7 +209,7 @@ def _header(title: str, sweep: Sweep, gallery: Gallery, width: int) -> Image.Ima
     for name, small in shown:
         image.paste(small, (left, 0))
         caption = Letters(16)
-        caption.write(draw, (left, 206), caption.cut(name, small.width + _GAP), SOFT)
+        caption.write(draw, (left, 206), caption.cut(name, small.width + _GAP - 10), SOFT)
         left += small.width + _GAP
     return image
 

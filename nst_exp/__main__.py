@@ -19,7 +19,7 @@ def main() -> None:
     command = "run"
     if sys.argv[1:2] and sys.argv[1] in COMMANDS:
         command = sys.argv.pop(1)
-    importlib.import_module(f"nst_exp.{command}").main()
+    importlib.import_module(f"nst_exp.commands.{command}").main()
 
 
 if __name__ == "__main__":

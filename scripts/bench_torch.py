@@ -44,7 +44,7 @@ class Settings:
 
 
 class Loss:
-    """The relative loss of nst_exp/objective.py, with its targets, in one memory layout."""
+    """The relative loss of nst_exp/transfer/objective.py, with its targets, in one memory layout."""
 
     def __init__(self, settings: Settings, layout: torch.memory_format) -> None:
         self.settings, self.layout = settings, layout

@@ -78,8 +78,8 @@ def _article(case: Any, image: np.ndarray, restarts: int) -> Trace:
 
 
 def _ours(case: Any, image: np.ndarray, evaluations: int, history: int, first_step: float) -> Trace:
-    from nst_exp.solver import Lbfgs
-    from nst_exp.stylize import Lane, Progress, Schedule, stylize
+    from nst_exp.transfer.solver import Lbfgs
+    from nst_exp.transfer.stylize import Lane, Progress, Schedule, stylize
 
     images = [jax.numpy.asarray(case.images[name]) for name in ("content", "style")]
     lane = Lane(case.problem.weights, *images, init_image=jax.numpy.asarray(image))
@@ -153,8 +153,8 @@ def memory(objective: Any, params: Any, sizes: list[int], lanes: list[int]) -> s
 
 
 def _plan(objective: Any, params: Any, size: int, lanes: int) -> Any:
-    from nst_exp.objective import LossWeights, Problem, Targets
-    from nst_exp.solver import Lbfgs, Problems, advance, begin
+    from nst_exp.transfer.objective import LossWeights, Problem, Targets
+    from nst_exp.transfer.solver import Lbfgs, Problems, advance, begin
 
     def arrays(*shape: int, dtype: Any = np.float32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)

@@ -25,8 +25,8 @@ from jax.experimental.compilation_cache import compilation_cache
 with warnings.catch_warnings():  # what is imported here need not be imported under pytest's filters later
     warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)  # OmegaConf's DictConfig
     warnings.filterwarnings("ignore", "JAXopt is no longer maintained", DeprecationWarning)
-    import nst_exp.experiment
-    import nst_exp.run
+    import nst_exp.commands.run
+    import nst_exp.runs.experiment
     from nst_exp.signals import ENDING
 
 OUT = "out"  # where runs and sweeps write to, below the folder that the command is started in
@@ -74,7 +74,7 @@ def run_in_process(
             contextlib.redirect_stderr(stderr),
         ):
             try:
-                nst_exp.run.main()
+                nst_exp.commands.run.main()
             except SystemExit as end:
                 code = end.code
         if isinstance(code, str):  # Python prints it and exits with 1

@@ -25,13 +25,13 @@ from mlflow.entities import Run
 from playwright.sync_api import expect, sync_playwright
 from test_page import CHROMIUM, FLAGS
 
-import nst_exp.reproduce
-from nst_exp import camera_run
-from nst_exp.camera_run import Pace
+import nst_exp.commands.reproduce
 from nst_exp.errors import InputError
-from nst_exp.judgement import Pair
+from nst_exp.evaluation.evaluator import Pair
 from nst_exp.media.camera import Camera, find_camera
-from nst_exp.preview import Preview, jpeg
+from nst_exp.runs import camera
+from nst_exp.runs.camera import Pace
+from nst_exp.runs.preview import Preview, jpeg
 
 TEST_PICTURE = "testsrc=size=48x32:rate=200"  # more than any machine paints
 QUICK = (
@@ -83,7 +83,7 @@ def test_other_modes_and_an_odd_size(mode: str, tmp_path: Path) -> None:
 def test_measures_compare_with_the_camera_s_own_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: measures whose reference was made from the run's resized frame, so that they depend on `size`."""
     pairs: list[Pair] = []
-    measure = camera_run.measure
+    measure = camera.measure
     monkeypatch.setattr(
         camera_run, "measure", lambda judge, pair, *rest: pairs.append(pair) or measure(judge, pair, *rest)
     )
@@ -148,7 +148,7 @@ def test_ctrl_c_leaves_everything_whole(
     run = logged_in(tmp_path)
     monkeypatch.setattr(sys, "argv", ["reproduce", run.info.run_id, "--tracking-uri", store_in(tmp_path)])
     with pytest.raises(SystemExit, match="1"):
-        nst_exp.reproduce.main()
+        nst_exp.commands.reproduce.main()
     assert capsys.readouterr().err.startswith(f"nst_exp: run {run.info.run_id} is of a camera: ")
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import test_report as sweeps
 
+from nst_exp.records.folder import Record, RunFolder
 from nst_exp.report import Sweep, points, read_sweep, write_report
 from nst_exp.report.sheet import _winners
-from nst_exp.results import Record, RunFolder
 
 
 def add(folder: Path, number: int, score: float, settings: Mapping[str, Any], tags: Mapping[str, str] = {}) -> None:

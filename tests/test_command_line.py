@@ -23,14 +23,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 from test_bad_input import assert_refused
 
-from nst_exp.command import program
+from nst_exp.commands.overrides import prepared
+from nst_exp.commands.process import program
+from nst_exp.commands.usage import default_options, group_keys, sections
 from nst_exp.config import run_config
 from nst_exp.errors import InputError
 from nst_exp.grammar import escape_all, literal, parsed, plain_value
 from nst_exp.keys import run_keys
-from nst_exp.overrides import prepared
 from nst_exp.report.points import read_sweep
-from nst_exp.usage import default_options, group_keys, sections
 
 NAMES = [
     "café.png", "my photo (1).png", "a,b=c.png", "it's.png", 'say "x".png', "[x].png", "{a:b}.png", "${x}.png",
@@ -276,7 +276,7 @@ def test_commands_have_help(command: Sequence[str]) -> None:
     [
         ("bin/nst-exp", "nst-exp compare"),
         ("nst_exp/__main__.py", "python -m nst_exp compare"),
-        ("nst_exp/compare.py", "python -m nst_exp.compare"),
+        ("nst_exp/commands/compare.py", "python -m nst_exp.compare"),
     ],
 )
 def test_help_names_the_command_as_it_was_typed(started: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,12 @@ from cachetools import LRUCache
 from command import DEFAULTS, run_in_process
 from PIL import Image
 
-from nst_exp import frames, judgement, preparation, record
-from nst_exp.frames import Frames
+from nst_exp.evaluation import evaluator
 from nst_exp.media.image import sha256_of
+from nst_exp.motion import frame_store
+from nst_exp.motion.frame_store import Frames
+from nst_exp.records import record
+from nst_exp.runs import preparation
 from nst_exp.versions import installed_version
 
 QUICK = ("steps=2", "video.steps=1", "video.window=1", "video=independent")
@@ -27,9 +30,9 @@ QUICK = ("steps=2", "video.steps=1", "video.window=1", "video=independent")
 
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
-    judgement._seen.clear()
+    evaluator._seen.clear()
     yield
-    judgement._seen.clear()
+    evaluator._seen.clear()
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +52,7 @@ def measured(clip: Path, folder: Path, size: int) -> dict[str, float]:
 def test_measures_do_not_depend_on_what_was_measured_before(clip: Path, tmp_path: Path) -> None:
     """Kind: something remembered under a key that leaves out part of what it was made from (here: a frame's size)."""
     alone = measured(clip, tmp_path, 64)
-    judgement._seen.clear()
+    evaluator._seen.clear()
     measured(clip, tmp_path, 32)
     assert measured(clip, tmp_path, 64) == alone
 
@@ -57,10 +60,10 @@ def test_measures_do_not_depend_on_what_was_measured_before(clip: Path, tmp_path
 def test_a_frame_is_compared_with_its_source_at_its_own_size(clip: Path) -> None:
     """A run at 32 px must not make its own reference blurred."""
     levels = clips.levels_of(clip)[0]
-    pair = judgement.Pair(clip, clip, ("content", "style"), "keep", 0, levels)
-    assert judgement._photograph(pair).shape[2] == 256
+    pair = evaluator.Pair(clip, clip, ("content", "style"), "keep", 0, levels)
+    assert evaluator._photograph(pair).shape[2] == 256
     np.testing.assert_allclose(
-        np.asarray(judgement._photograph(pair)[0]) * 255,
+        np.asarray(evaluator._photograph(pair)[0]) * 255,
         np.asarray(Image.fromarray(levels).resize((256, 171), Image.Resampling.LANCZOS, reducing_gap=3)),
         atol=0.51,
     )
@@ -68,18 +71,18 @@ def test_a_frame_is_compared_with_its_source_at_its_own_size(clip: Path) -> None
 
 def test_the_painting_is_looked_at_once(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[object] = []
-    see = judgement.metrics.see_painting
-    monkeypatch.setattr(judgement.metrics, "see_painting", lambda *args: looked.append(args) or see(*args))
+    see = evaluator.metrics.see_painting
+    monkeypatch.setattr(evaluator.metrics, "see_painting", lambda *args: looked.append(args) or see(*args))
     measured(clip, tmp_path, 32)
     assert len(looked) == 1
 
 
 def test_what_is_remembered_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: caches that count their entries, of any size each, so that nobody knows how much memory they hold."""
-    caches = (judgement._seen, judgement._paintings, preparation._images)
+    caches = (evaluator._seen, evaluator._paintings, preparation._images)
     assert all(cache.maxsize <= 256e6 for cache in caches)
-    seen = judgement.metrics.Seen({}, {}, {}, np.zeros((32, 256), np.float32), np.zeros((2, 2)))
-    assert judgement._seen.getsizeof(seen) == 4 * 32 * 256 + 8 * 4
+    seen = evaluator.metrics.Seen({}, {}, {}, np.zeros((32, 256), np.float32), np.zeros((2, 2)))
+    assert evaluator._seen.getsizeof(seen) == 4 * 32 * 256 + 8 * 4
 
     Image.fromarray(clips.scene(0, 64, 64)).save(tmp_path / "a.png")
     size = 3 * 4 * 64 * 64
@@ -129,8 +132,8 @@ def test_a_frame_is_decoded_once_while_it_is_used(tmp_path: Path, monkeypatch: p
     kept, opened = Frames(tmp_path), []
     levels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     kept.write(1, 7, levels, {"pts": 3})
-    open_ = frames.PillowImage.open
-    monkeypatch.setattr(frames.PillowImage, "open", lambda path: opened.append(path) or open_(path))
+    open_ = frame_store.PillowImage.open
+    monkeypatch.setattr(frame_store.PillowImage, "open", lambda path: opened.append(path) or open_(path))
     for _ in range(5):
         np.testing.assert_array_equal(kept.levels(1, 7), levels)
     assert len(opened) == 1

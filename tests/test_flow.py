@@ -9,11 +9,11 @@ import clips
 import numpy as np
 import pytest
 
-from nst_exp import flow, flow_cache
-from nst_exp.clip import Past, blended, link
-from nst_exp.flow import dense_inverse_search, hidden, motion_edges, still, warp
-from nst_exp.flow_cache import Flows
-from nst_exp.steadiness import Seen, Steadiness
+from nst_exp.evaluation.temporal import Seen, Steadiness
+from nst_exp.motion import flow, flow_cache
+from nst_exp.motion.flow import dense_inverse_search, hidden, motion_edges, still, warp
+from nst_exp.motion.flow_cache import Flows
+from nst_exp.motion.propagation import Past, blended, link
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:

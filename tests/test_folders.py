@@ -9,9 +9,9 @@ from command import OUT, run_in_process
 from mlflow import MlflowClient
 from PIL import Image
 
-import nst_exp.compare
+import nst_exp.commands.compare
 from nst_exp.errors import InputError
-from nst_exp.results import Record, RunFolder
+from nst_exp.records.folder import Record, RunFolder
 
 SQLITE = ("tracking=sqlite", "tracking.store=store")
 RECORD = Record("identity", "name", [], {}, {}, None)
@@ -112,7 +112,7 @@ def test_a_report_in_a_folder_of_the_users_own(
     def compare(*arguments: str) -> object:
         monkeypatch.setattr("sys.argv", ["compare", OUT, *arguments])
         with pytest.raises(SystemExit) as end:
-            nst_exp.compare.main()
+            nst_exp.commands.compare.main()
         return end.value.code
 
     Path("mine").mkdir()

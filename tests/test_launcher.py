@@ -10,12 +10,12 @@ from command import OUT, Outcome, run_in_process, run_process
 from mlflow import MlflowClient
 from mlflow_server import runs_of
 
-from nst_exp import picture_run
 from nst_exp.errors import InputError
-from nst_exp.launcher import Limits
-from nst_exp.results import RunFolder, run_folders
-from nst_exp.solver import advance
-from nst_exp.stylize import Lane
+from nst_exp.records.folder import RunFolder, run_folders
+from nst_exp.runs import image
+from nst_exp.sweeps.launcher import Limits
+from nst_exp.transfer.solver import advance
+from nst_exp.transfer.stylize import Lane
 
 SHALLOW = ("content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv1]")  # soon compiled
 ADAM = (*SHALLOW, "solver=adam")
@@ -114,7 +114,7 @@ def test_a_bad_point_fails_alone_and_what_is_done_is_not_done_again(tmp_path: Pa
 
 def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of memory after the first chunk of three; what MLflow heard of by then is not doubled."""
-    solve, tried = picture_run.stylize, []
+    solve, tried = image.stylize, []
 
     def stylize(*arguments: object) -> object:
         *others, on_chunk = arguments
@@ -124,7 +124,7 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest
         tried.append([lane.seed for lane in lanes])
         return solve(*others, limited(lanes, on_chunk))
 
-    monkeypatch.setattr(picture_run, "stylize", stylize)
+    monkeypatch.setattr(image, "stylize", stylize)
     sweep(tmp_path, "seed=0,1,2,3,0", "steps=22", *ADAM, LANES, *SQLITE)
     assert tried == [[0, 1, 2, 3], [0, 1], [2, 3]]
     points = run_folders(tmp_path / OUT)
@@ -154,8 +154,8 @@ def test_pictures_of_one_size_and_all_paintings_share_a_batch(tmp_path: Path) ->
 
 
 def test_lanes_are_limited_by_memory_and_by_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("nst_exp.stylize.free_bytes", lambda: 1000)
-    monkeypatch.setattr("nst_exp.stylize.bytes_of_lane", lambda *arguments: 99)
+    monkeypatch.setattr("nst_exp.transfer.stylize.free_bytes", lambda: 1000)
+    monkeypatch.setattr("nst_exp.transfer.stylize.bytes_of_lane", lambda *arguments: 99)
     sweep(tmp_path, "seed=0,1,2,3,4,5,6", *ADAM, "hydra.launcher.lanes=20", "hydra.launcher.memory_share=0.4")
     assert {point.result["lanes"] for point in run_folders(tmp_path / OUT)} == {3, 4}
 

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from nst_exp.losses import gram_matrix, mean_squared_error, out_of_range, relative_error, temporal, total_variation
+from nst_exp.transfer.losses import (
+    gram_matrix,
+    mean_squared_error,
+    out_of_range,
+    relative_error,
+    temporal,
+    total_variation,
+)
 
 
 def random(*shape: int, seed: int = 0) -> np.ndarray:

@@ -17,13 +17,15 @@ import pytest
 from command import OUT, arguments_of, run_in_process, run_process
 from mlflow import MlflowClient
 
-from nst_exp import camera_run, devices, memory, record, signals, versions
+from nst_exp import devices, memory, signals, versions
 from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.files import home_expanded
 from nst_exp.networks import get_network
-from nst_exp.results import RunFolder
+from nst_exp.params.sources import ParamsSource, params_sha256
+from nst_exp.records import record
+from nst_exp.records.folder import RunFolder
+from nst_exp.runs import camera
 from nst_exp.versions import installed_version
-from nst_exp.weights import ParamsSource, params_sha256
 
 VGG = get_network("vgg16", pooling="average", padding="zeros", precision="float32")
 SQLITE = ("tracking=sqlite", "tracking.store=store")
@@ -245,7 +247,7 @@ def test_which_signals_end_a_command() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGXCPU", "SIGALRM", "SIGUSR1", "SIGUSR2"):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(getattr(signal, name))
-        with camera_run._ended_by_signals() as ended:
+        with camera._ended_by_signals() as ended:
             signal.raise_signal(signal.SIGHUP)
             assert not ended.is_set()
             signal.raise_signal(getattr(signal, name))
@@ -272,7 +274,11 @@ def test_an_output_that_nobody_reads(tmp_path: Path) -> None:
         assert process.stderr.read() == ""
     assert process.returncode == 141
     assert statuses(tmp_path) == ["FINISHED"] * 3
-    for arguments in (["nst_exp.run", "--help"], ["nst_exp.compare", OUT], ["nst_exp.upload", "--help"]):
+    for arguments in (
+        ["nst_exp.run", "--help"],
+        ["nst_exp.compare", OUT],
+        ["nst_exp.upload", "--help"],
+    ):
         shell = f"'{sys.executable}' -m {' '.join(arguments)} | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}"
         done = subprocess.run(["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.stderr == ""

@@ -19,12 +19,13 @@ from PIL import Image
 from scipy.stats import wasserstein_distance
 from skimage.color import lab2rgb
 
-from nst_exp import metrics, ranking, weights
 from nst_exp.errors import InputError
-from nst_exp.metrics import Judge, measures, noise, references
+from nst_exp.evaluation import catalogue, metrics
+from nst_exp.evaluation.catalogue import pareto_front
+from nst_exp.evaluation.metrics import Judge, measures, noise, references
 from nst_exp.networks import Network, get_network
-from nst_exp.ranking import pareto_front
-from nst_exp.weights import ParamsSource, load_lpips_weights, load_params
+from nst_exp.params import sources
+from nst_exp.params.sources import ParamsSource, load_lpips_weights, load_params
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "lpips_reference.py"
 # By the original program: see scripts/lpips_reference.py for the commands that made these.
@@ -135,10 +136,10 @@ def test_lpips_weights_of_a_wrong_file(
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "vgg16.ckpt").write_bytes(content)
     package = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda _name: package)
+    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _name: package)
     with pytest.raises(InputError, match="SHA-256 is"):
         load_lpips_weights()
-    monkeypatch.setitem(weights._BUNDLED, "vgg16", ("vgg16.ckpt", hashlib.sha256(content).hexdigest()))
+    monkeypatch.setitem(sources._BUNDLED, "vgg16", ("vgg16.ckpt", hashlib.sha256(content).hexdigest()))
     with pytest.raises(InputError) as caught:
         load_lpips_weights()
     assert complaint in str(caught.value)
@@ -329,10 +330,10 @@ def test_measures_move_as_documented(judge: Judge) -> None:
     look = partial(measures, judge, references(judge, photograph, painting))
     half, most = (look((1 - share) * photograph + share * painting) for share in (0.5, 0.85))
     clean, worse, soft = look(nearly), look(noisy), look(blurred)
-    for name in ranking.MEASURES.keys() - {"score", "noise"}:
+    for name in catalogue.MEASURES.keys() - {"score", "noise"}:
         towards_painting = name.startswith(("style", "colour"))
         better, worst = (most, half) if towards_painting else (half, most)
-        ascending = ranking.MEASURES[name].direction == "higher"
+        ascending = catalogue.MEASURES[name].direction == "higher"
         assert (better[name] > worst[name]) == ascending, name
     assert (clean["lpips"], soft["lpips"]) == pytest.approx((LPIPS["nearly the same"], LPIPS["blurred"]), rel=1e-4)
     assert clean["lpips"] < soft["lpips"] < worse["lpips"]
@@ -343,8 +344,8 @@ def test_measures_move_as_documented(judge: Judge) -> None:
 
 def test_every_measure_is_documented(tiny: Judge) -> None:
     image = waves(0)
-    assert [*measures(tiny, references(tiny, image, image), image), "noise"] == list(ranking.MEASURES)
-    for name, measure in ranking.MEASURES.items():
+    assert [*measures(tiny, references(tiny, image, image), image), "noise"] == list(catalogue.MEASURES)
+    for name, measure in catalogue.MEASURES.items():
         assert measure.name == name
         assert measure.direction in ("lower", "higher")
         assert measure.label and len(measure.label) <= 8

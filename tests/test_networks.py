@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from nst_exp.networks.vgg import TINY, VGG16, Vgg
+from nst_exp.params.sources import ParamsSource, load_params
 from nst_exp.types import NetworkParams
-from nst_exp.weights import ParamsSource, load_params
 
 
 def reference_features(network: Vgg, params: NetworkParams, image: np.ndarray) -> dict[str, np.ndarray]:

@@ -21,8 +21,8 @@ from safetensors.numpy import save_file
 from seeded import sample_indices, seeded_picture, seeded_tensor
 
 from nst_exp.networks import ARCHITECTURES, Network
+from nst_exp.params.sources import ParamsSource, load_params
 from nst_exp.types import Image, NetworkParams, Scalar
-from nst_exp.weights import ParamsSource, load_params
 
 STORED = json.loads((Path(__file__).parent / "data" / "networks_reference.json").read_text())
 CASES = STORED["cases"]

@@ -12,9 +12,9 @@ import pytest
 from nst_exp.networks import get_network
 from nst_exp.networks.convolution import convolution
 from nst_exp.networks.winograd import LEAST_CHANNELS, pays
-from nst_exp.objective import LossWeights, Objective, Problem, Targets, loss_weights
+from nst_exp.params.sources import ParamsSource, load_params
+from nst_exp.transfer.objective import LossWeights, Objective, Problem, Targets, loss_weights
 from nst_exp.types import NetworkParams
-from nst_exp.weights import ParamsSource, load_params
 
 CONTENT_LAYERS = ("block4_conv2", "block2_conv1")
 STYLE_LAYERS = {"block1_conv1": 0.2, "block3_conv2": 0.6}

@@ -10,8 +10,8 @@ import pytest
 import test_report as sweeps
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from nst_exp.records.folder import Tracked
 from nst_exp.report import write_report
-from nst_exp.results import Tracked
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")

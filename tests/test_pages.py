@@ -19,7 +19,7 @@ import pytest
 from command import run_in_process
 from PIL import Image, PngImagePlugin
 
-from nst_exp.command import _limit_pictures
+from nst_exp.commands.process import _limit_pictures
 from nst_exp.errors import InputError
 from nst_exp.media.image import read_image
 from nst_exp.media.kind import kind_of

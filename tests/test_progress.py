@@ -23,7 +23,7 @@ import pytest
 from command import OUT, arguments_of, run_in_process
 
 from nst_exp.console import ConsoleHandler
-from nst_exp.progress import SweepProgress, duration
+from nst_exp.runs.progress import SweepProgress, duration
 
 CODES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 ENDLESS = 1_000_000

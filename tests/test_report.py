@@ -25,16 +25,17 @@ from PIL import Image
 from rich.console import Console
 
 from nst_exp.errors import InputError
+from nst_exp.records.folder import Record, RunFolder, Tracked
 from nst_exp.report import Report, lay_out, print_table, read_sweep, select, write_report
 from nst_exp.report.axes import Layout
 from nst_exp.report.page import render_page
 from nst_exp.report.pictures import read_gallery
 from nst_exp.report.plots import pareto_plot, svg
-from nst_exp.results import Record, RunFolder, Tracked
 
 with warnings.catch_warnings():  # what is imported here need not be imported under pytest's filters later
     warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)  # OmegaConf's DictConfig
-    from nst_exp import compare, tracking
+    from nst_exp.commands import compare
+    from nst_exp.records import tracking
 
 CONTENT, STYLE = "photo.png", "painting.png"
 FILES = {"report.html", "contact_sheet.png", "pareto.png", "convergence.png", "table.csv"}

@@ -15,7 +15,7 @@ from command import DEFAULTS, Outcome, run_in_process
 from mlflow import MlflowClient
 from PIL import Image
 
-from nst_exp import reproduce
+from nst_exp.commands import reproduce
 
 SAMPLES = {"content": "pkg://sklearn/datasets/images/china.jpg", "style": "pkg://nst_exp/samples/night_harbour.jpg"}
 

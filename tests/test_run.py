@@ -20,11 +20,11 @@ from mlflow import MlflowClient
 from mlflow_server import Server, running_server, runs_of, wait_for
 from PIL import Image
 
-from nst_exp import record
-from nst_exp.ranking import MEASURES
-from nst_exp.results import Record, RunFolder, Tracked
-from nst_exp.solver import advance
-from nst_exp.tracking import Store, track
+from nst_exp.evaluation.catalogue import MEASURES
+from nst_exp.records import record
+from nst_exp.records.folder import Record, RunFolder, Tracked
+from nst_exp.records.tracking import Store, track
+from nst_exp.transfer.solver import advance
 
 REPOSITORY = Path(__file__).parent.parent
 SQLITE = ("tracking=sqlite", "tracking.snapshots=2")

@@ -10,8 +10,8 @@ import yaml
 from command import OUT, Outcome, arguments_of, run_in_process
 from mlflow import MlflowClient
 
-from nst_exp import search
-from nst_exp.results import run_folders
+from nst_exp.records.folder import run_folders
+from nst_exp.sweeps import search
 
 with warnings.catch_warnings():  # Optuna 2 on SQLAlchemy 2; what is imported here need not be imported later
     warnings.simplefilter("ignore", DeprecationWarning)
@@ -129,7 +129,7 @@ def test_what_a_run_returns() -> None:
 
 
 def test_without_optuna_one_line_names_the_extra(tmp_path: Path) -> None:
-    program = "import hydra_plugins; hydra_plugins.__path__ = []; from nst_exp.run import main; main()"
+    program = "import hydra_plugins; hydra_plugins.__path__ = []; from nst_exp.commands.run import main; main()"
     command = [sys.executable, "-c", program, *arguments_of("-m", "search=optuna")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1

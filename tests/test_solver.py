@@ -12,9 +12,21 @@ import pytest
 from scipy.optimize import minimize
 
 from nst_exp.networks import get_network
-from nst_exp.objective import Objective, Problem, Targets, loss_weights
-from nst_exp.solver import CHUNK, Adam, Lbfgs, Loss, Method, OptaxLbfgs, Problems, SolverState, Trace, advance, begin
-from nst_exp.weights import ParamsSource, load_params
+from nst_exp.params.sources import ParamsSource, load_params
+from nst_exp.transfer.objective import Objective, Problem, Targets, loss_weights
+from nst_exp.transfer.solver import (
+    CHUNK,
+    Adam,
+    Lbfgs,
+    Loss,
+    Method,
+    OptaxLbfgs,
+    Problems,
+    SolverState,
+    Trace,
+    advance,
+    begin,
+)
 
 METHODS = {
     "lbfgs": Lbfgs(history_size=10, linesearch="none", first_step=0.02),

@@ -11,11 +11,11 @@ import pytest
 
 from nst_exp.errors import InputError
 from nst_exp.networks import get_network
-from nst_exp.objective import LossWeights, Objective, loss_weights
-from nst_exp.recolouring import recoloured
-from nst_exp.solver import Lbfgs, advance
-from nst_exp.stylize import Lane, Progress, Schedule, Solution, Stop, bytes_of_lane, coarse_to_fine, stylize
-from nst_exp.weights import ParamsSource, load_params
+from nst_exp.params.sources import ParamsSource, load_params
+from nst_exp.transfer.colour import recoloured
+from nst_exp.transfer.objective import LossWeights, Objective, loss_weights
+from nst_exp.transfer.solver import Lbfgs, advance
+from nst_exp.transfer.stylize import Lane, Progress, Schedule, Solution, Stop, bytes_of_lane, coarse_to_fine, stylize
 
 
 def test_scales_are_steps_of_square_root_two() -> None:

@@ -19,9 +19,9 @@ from mlflow.entities import Run
 from mlflow_server import Server, running_server, runs_of, wait_for
 from PIL import Image
 
-from nst_exp import picture_run
 from nst_exp.config import RunConfig
-from nst_exp.results import RunFolder, run_folders
+from nst_exp.records.folder import RunFolder, run_folders
+from nst_exp.runs import image
 
 GRID = ("content_weight=1,4", "style_weight=0.03,0.1")
 SQLITE = ("tracking=sqlite", "tracking.snapshots=1")
@@ -140,14 +140,14 @@ def test_a_failing_point_is_named_and_done_when_it_can_be(tmp_path: Path) -> Non
 
 
 def test_a_bug_in_one_point_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    solve = picture_run.stylize
+    solve = image.stylize
 
     def stylize(*arguments: object) -> object:
         if arguments[3][0].seed == 1:
             raise ArithmeticError("out of\nluck")
         return solve(*arguments)
 
-    monkeypatch.setattr(picture_run, "stylize", stylize)
+    monkeypatch.setattr(image, "stylize", stylize)
     done = sweep(tmp_path, "seed=0,1,2", *SQLITE, code=1)
     assert "2 of 3 points done" in done.stdout
     assert "point 1 (seed=1) failed: ArithmeticError: out of luck" in done.stderr
@@ -167,7 +167,7 @@ def identity_of(folder: Path, *arguments: str) -> str:
 
 
 def test_identity_is_what_determines_the_result_and_nothing_else(tmp_path: Path) -> None:
-    shutil.copy(Path(picture_run.__file__).parent / "samples" / "night_harbour.jpg", tmp_path / "copy.jpg")
+    shutil.copy(Path(image.__file__).parent / "samples" / "night_harbour.jpg", tmp_path / "copy.jpg")
     first = identity_of(tmp_path)
     same = (
         ("ledger=null",),
@@ -193,7 +193,7 @@ def test_identity_is_what_determines_the_result_and_nothing_else(tmp_path: Path)
 def test_every_setting_but_where_to_put_things_is_part_of_the_identity() -> None:
     where = {"content", "style", "cache_dir", "ledger", "force", "optimized_metric", "tracking"}
     names = {field.name for field in dataclasses.fields(RunConfig)}
-    from nst_exp import record
+    from nst_exp.records import record
 
     assert where <= names
     assert {name for name in record._WHERE_ONLY if "." not in name} == where - {"tracking"}

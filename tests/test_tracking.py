@@ -21,10 +21,11 @@ from mlflow.entities import Run
 from mlflow.tracking._tracking_service import utils
 from mlflow_server import runs_of
 
-from nst_exp import tracking, upload
+from nst_exp.commands import upload
 from nst_exp.config import TrackingConfig
-from nst_exp.results import RunFolder
-from nst_exp.tracking.store import database_of, fit_command, fit_key, fit_name, is_cut
+from nst_exp.records import tracking
+from nst_exp.records.folder import RunFolder
+from nst_exp.records.tracking.store import database_of, fit_command, fit_key, fit_name, is_cut
 
 
 @pytest.fixture(scope="module")

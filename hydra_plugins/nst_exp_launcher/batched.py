@@ -24,7 +24,7 @@ class BatchedLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Do all jobs; each has its own return, be it an error."""
-        from nst_exp.launcher import Limits, launch
+        from nst_exp.sweeps.launcher import Limits, launch
 
         limits = Limits.checked(self.lanes, self.memory_share)
         return launch(self.hydra_context, self.config, job_overrides, initial_job_idx, limits)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePath
 
 from nst_exp.errors import InputError
 from nst_exp.files import write_atomically
+from nst_exp.records.folder import RunFolder
 from nst_exp.report.axes import Layout, label, lay_out
 from nst_exp.report.page import render_page
 from nst_exp.report.pictures import input_addresses, read_gallery
@@ -19,7 +20,6 @@ from nst_exp.report.plots import convergence_plot, has_curves, pareto_sheet, png
 from nst_exp.report.points import Sweep, read_sweep, select
 from nst_exp.report.sheet import draw_sheet
 from nst_exp.report.table import csv_of, print_table
-from nst_exp.results import RunFolder
 
 __all__ = ["PAGE", "Layout", "Report", "Sweep", "lay_out", "print_table", "read_sweep", "select", "write_report"]
 

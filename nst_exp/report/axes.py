@@ -9,9 +9,9 @@ from functools import cached_property
 from itertools import product
 from pathlib import PurePath
 
+from nst_exp.records.folder import Value
 from nst_exp.report.cases import SCORE
 from nst_exp.report.points import Point, Sweep, lower_is_better, override_of
-from nst_exp.results import Value
 
 _LONGEST = 36  # letters of a label
 _PICTURES = ("content", "style")  # the settings that are addresses of pictures

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePath
 
-from nst_exp.ranking import ALL_MEASURES, pareto_front
-from nst_exp.results import Value
+from nst_exp.evaluation.catalogue import ALL_MEASURES, pareto_front
+from nst_exp.records.folder import Value
 
 SCORE = "score"
 _INPUTS = ("content", "style")

@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from nst_exp.errors import InputError
-from nst_exp.results import Value
+from nst_exp.records.folder import Value
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from nst_exp.ranking import ALL_MEASURES, MEASURES
+from nst_exp.evaluation.catalogue import ALL_MEASURES, MEASURES
 from nst_exp.report.axes import Layout, label
 from nst_exp.report.cases import SCORE
 from nst_exp.report.pictures import Gallery, input_addresses

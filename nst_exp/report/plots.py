@@ -18,12 +18,12 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
+from nst_exp.records.folder import Value
 from nst_exp.report.axes import Axis, Layout
 from nst_exp.report.fonts import drawable, families
 from nst_exp.report.pictures import Gallery
 from nst_exp.report.points import Point, Sweep, label_of
 from nst_exp.report.sheet import BEST, FRONT, INK, PAPER, SOFT
-from nst_exp.results import Value
 
 Column = npt.NDArray[Any]
 

@@ -17,11 +17,11 @@ import pandas as pd
 import yaml
 
 from nst_exp.errors import InputError
+from nst_exp.evaluation.catalogue import ALL_MEASURES
 from nst_exp.files import read_json
-from nst_exp.ranking import ALL_MEASURES
+from nst_exp.records.folder import PICTURE, RunFolder, Value, run_folders
 from nst_exp.report.cases import Case, Rated, Reference, cases_of
 from nst_exp.report.filter import Row, matching
-from nst_exp.results import PICTURE, RunFolder, Value, run_folders
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
 SWEEP = "sweep.json"

@@ -9,7 +9,7 @@ from math import ceil, cos, log, pi, sin
 
 from PIL import Image, ImageDraw, ImageOps
 
-from nst_exp.ranking import ALL_MEASURES
+from nst_exp.evaluation.catalogue import ALL_MEASURES
 from nst_exp.report.axes import Block, Layout, label
 from nst_exp.report.cases import SCORE
 from nst_exp.report.fonts import Letters

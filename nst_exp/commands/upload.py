@@ -1,0 +1,106 @@
+"""Bring finished runs into MLflow that it lost, or never heard of, from their folders.
+
+python -m nst_exp.upload outputs/DATE/TIME
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from nst_exp.commands.process import program, run_command
+from nst_exp.errors import InputError
+from nst_exp.files import home_expanded
+from nst_exp.records import tracking
+from nst_exp.records.folder import RunFolder, run_folders
+from nst_exp.sweeps.sweep import Sweep, is_sweep, written_report
+
+
+def _upload(arguments: argparse.Namespace) -> int:
+    folder = home_expanded(arguments.folder).absolute()
+    if not folder.is_dir():
+        raise InputError(f"{str(arguments.folder)!r}: no such folder")
+    if is_sweep(folder.parent):  # a point goes below its sweep
+        folder = folder.parent
+    alone = RunFolder(folder)
+    points = [alone] if alone.finished else [point for point in run_folders(folder) if point.finished]
+    if not points:
+        raise InputError(f"{str(arguments.folder)!r} holds no finished run: give a run's or a sweep's folder")
+    store = _store(points[0], arguments.tracking_uri)
+    problems = _upload_sweep(store, folder, points) if is_sweep(folder) else _upload_runs(store, points, None)
+    if problems:
+        there = f"{len(points) - len(problems)} of {len(points)} finished runs of {folder} are in {store.shown}"
+        raise InputError(f"{there}, {len(problems)} not: {problems[0]}; the same command again tries only these")
+    print(f"{len(points)} finished runs of {folder} are in {store.shown}")
+    return 0
+
+
+def _store(point: RunFolder, uri: str | None) -> tracking.Store:
+    """The store named, else the one that the run was meant for."""
+    uri = uri or point.record.tracking_uri
+    if uri is None:
+        raise InputError(f"{str(point.path)!r} was not tracked: give --tracking-uri, such as http://HOST:PORT")
+    database = tracking.database_of(uri)
+    if database is not None and not database.parent.is_dir():
+        raise InputError(
+            f"the store {uri} is not there, it may have been moved: give --tracking-uri{_near(point.path)}"
+        )
+    experiment = point.config.get("tracking", {}).get("experiment", "nst_exp")
+    return tracking.Store.at(uri, experiment, "--tracking-uri")
+
+
+def _near(folder: Path) -> str:
+    """The store above a run's folder, as a hint; empty if there is none."""
+    found = (parent / "mlflow.db" for parent in folder.parents if (parent / "mlflow.db").is_file())
+    database = next(found, None)
+    return f", such as {shlex.quote(tracking.sqlite_uri(database))}" if database else ""
+
+
+def _upload_runs(store: tracking.Store, points: Sequence[RunFolder], parent: str | None) -> list[str]:
+    """Upload each of the runs.
+
+    Returns:
+        Why runs are not in the store, an entry for each of them.
+    """
+    problems = []
+    for point in points:
+        try:
+            tracking.upload(store, point, parent)
+        except InputError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _upload_sweep(store: tracking.Store, folder: Path, points: Sequence[RunFolder]) -> list[str]:
+    sweep, client = Sweep.in_folder(folder), tracking.connect(store)
+    earlier = tracking.known_parent(client, store, points) or sweep.mlflow_run_id
+    parent = tracking.start_sweep(client, store, folder, sweep.overrides, earlier)
+    if store.uri == points[0].record.tracking_uri:  # the sweep's own store, in which it may be resumed
+        dataclasses.replace(sweep, mlflow_run_id=parent).write(folder)
+    try:
+        problems = _upload_runs(store, points, parent)
+    except KeyboardInterrupt:
+        tracking.end_sweep(client, store, parent, folder, [], {}, "KILLED")
+        raise
+    report = written_report(folder)
+    complete = not problems and len(points) == len(run_folders(folder))
+    status = "FINISHED" if complete else "FAILED"
+    ended = tracking.end_sweep(client, store, parent, folder, report.files, report.bests, status)
+    return problems if ended or problems else ["the sweep's own run could not be completed"]
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=program("upload"), description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="of a run or a sweep")
+    parser.add_argument("--tracking-uri", help="the store; default: the one that the runs were meant for")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run the command and exit: 0 all of it is in MLflow, 1 refused or not all, 2 wrong usage."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    run_command(_upload, _arguments)

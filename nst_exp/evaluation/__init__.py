@@ -1,0 +1,1 @@
+"""Measures of a finished picture or video, by a network that is always the same."""

@@ -1,0 +1,288 @@
+"""Measures of a finished picture that do not depend on what a sweep varies, so that its runs can be compared.
+
+One judge looks at every picture: a network with params of its own, layers, a size and a size of the painting
+that are fixed here, whatever the run optimised. It sees the picture as it is written to its file, clipped
+and rounded to 8 bits, and brought to the size at which it saw the photograph. `ranking.MEASURES` documents
+each measure; a measure of style is a fraction of the photograph's own distance to the painting.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Float32
+from skimage.color import rgb2lab
+from skimage.metrics import structural_similarity
+from threadpoolctl import threadpool_limits
+
+from nst_exp.networks import Network
+from nst_exp.transfer.losses import SILENT, gram_matrix, relative_error, total_variation
+from nst_exp.types import AnyImage, FeatureMap, FeatureMaps, Image, Learnt, NetworkParams, Scalar, StyleImage
+
+JUDGE_SIZE = 256  # px, the long side at which every picture is judged ...
+JUDGE_STYLE_ZOOM = 1.5  # ... and the painting's long side over that: fixed, so that `style_zoom` can be compared
+CONTENT_LAYER = "block4_conv2"
+STYLE_LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
+LPIPS_LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
+LAYERS = (CONTENT_LAYER, *STYLE_LAYERS, *LPIPS_LAYERS)
+
+_DIRECTIONS = 32  # of each sliced distance
+_LEVELS = 256  # quantiles that stand for a distribution on a line
+_LEAST = 1e-6  # least denominator; distances below are rounding
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Wang et al.'s own program
+_SSIM_WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+
+Table = Float32[np.ndarray, "directions levels"]
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """Who looks at the pictures. For measures that mean anything: VGG-16, max pooling, zero padding, `bundled`.
+
+    Args:
+        network: the only static part under `jit`.
+        params: of `network.truncated(LAYERS)`, best on the device already.
+        lpips_weights: (C,) for each of `LPIPS_LAYERS`, non-negative.
+    """
+
+    network: Network
+    params: NetworkParams
+    lpips_weights: Mapping[str, Learnt]
+
+
+@struct.dataclass
+class _Statistics:
+    """The style of one feature map."""
+
+    gram: Float[Array, "_ _"]
+    mean: Float[Array, "_"]
+    covariance: Float[Array, "_ _"]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What the judge sees in a picture; by layer, and by (layer, scale) what belongs to style."""
+
+    maps: FeatureMaps
+    statistics: Mapping[str, _Statistics]
+    quantiles: Mapping[str, Table]
+    palette: Table
+    luma: Float[np.ndarray, "height width"]
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that this takes."""
+        arrays = (self.maps, dict(self.statistics), dict(self.quantiles), self.palette, self.luma)
+        return sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+
+
+@dataclass(frozen=True, eq=False)
+class References:
+    """Photograph and painting as the judge sees them, and how far apart their styles are."""
+
+    photograph: Seen
+    painting: Seen
+    style_distances: Mapping[str, float]
+
+    @classmethod
+    def of(cls, photograph: Seen, painting: Seen) -> References:
+        """What all pictures made of these two are compared with."""
+        return cls(photograph, painting, _style_distances(photograph, painting))
+
+
+def references(judge: Judge, content_image: Image, style_image: StyleImage) -> References:
+    """What all pictures made of these two are compared with.
+
+    Args:
+        content_image: with a long side of `JUDGE_SIZE`.
+        style_image: with a long side of `JUDGE_SIZE * JUDGE_STYLE_ZOOM`.
+    """
+    return References.of(see_photograph(judge, content_image), see_painting(judge, style_image))
+
+
+def see_photograph(judge: Judge, content_image: Image) -> Seen:
+    """What is compared with a photograph: features, style, colours and brightness."""
+    return _see(judge, _large_enough(judge, content_image))
+
+
+def see_painting(judge: Judge, style_image: StyleImage) -> Seen:
+    """What is compared with a painting: its style and colours, which are small, without features."""
+    return dataclasses.replace(see_photograph(judge, style_image), maps={})
+
+
+def measures(judge: Judge, references: References, pastiche: Image) -> dict[str, float]:
+    """All of `ranking.MEASURES` but the noise, which is measured at the size of the run.
+
+    Args:
+        pastiche: as written to its file, of any size.
+    """
+    photograph, painting = references.photograph, references.painting
+    seen = _see(judge, _resized(pastiche, photograph.luma.shape))
+    lpips, content_distance = _content_distances(judge.lpips_weights, seen.maps, photograph.maps)
+    style = {
+        name: distance / max(references.style_distances[name], _LEAST)
+        for name, distance in _style_distances(seen, painting).items()
+    }
+    style_distance = sum(style.values()) / len(style)
+    return {
+        "score": (1 + float(lpips)) * (1 + style_distance) ** 2,
+        "lpips": float(lpips),
+        "content_distance": float(content_distance),
+        "ssim": float(structural_similarity(seen.luma, photograph.luma, data_range=1.0, **_SSIM_WINDOW)),
+        "style_distance": style_distance,
+        **style,
+        "colour_distance": 2 * float(np.mean(np.abs(seen.palette - painting.palette))),
+    }
+
+
+def noise(pastiche: Image, content_image: AnyImage, style_image: AnyImage) -> float:
+    """`ranking.MEASURES["noise"]`. All three at the sizes of the run: a picture is the smoother the larger it is."""
+    inputs = max(float(total_variation(image)) for image in (content_image, style_image))
+    return float(total_variation(pastiche)) / max(inputs, _LEAST)
+
+
+# --- looking -----------------------------------------------------------------------------------------------
+
+
+def _see(judge: Judge, image: AnyImage) -> Seen:
+    maps, statistics, projections = _features(judge.network, judge.params, image)
+    pixels = np.asarray(image[0])
+    with threadpool_limits(1, "blas"):  # OpenBLAS 0.3.31 was seen to wait for its own threads for ever
+        colours = rgb2lab(pixels).reshape(-1, 3).astype(np.float32)
+        palette = _quantiles(_hemisphere() @ colours.T)
+        luma = pixels.astype(np.float64) @ np.array(_LUMA)
+    quantiles = {name: _quantiles(np.asarray(rows)) for name, rows in projections.items()}
+    return Seen(maps, statistics, quantiles, palette, luma)
+
+
+@partial(jax.jit, static_argnames="network")
+def _features(
+    network: Network, params: NetworkParams, image: Image
+) -> tuple[FeatureMaps, dict[str, _Statistics], dict[str, Float[Array, "_ _"]]]:
+    """Feature maps for content; for style, by layer and scale, statistics and (directions, pixels) projections.
+
+    Style is seen through maximum pooling at full size and average pooling at half: a judge of one pooling favours
+    the runs that use it.
+    """
+    height, width = image.shape[1:3]
+    averaging = dataclasses.replace(network, pooling="average")
+    half = _resized(image, (round(height / 2), round(width / 2)))
+    maps = network.features(params, image, LAYERS)
+    style_maps = {f"{layer} full": maps[layer] for layer in STYLE_LAYERS}
+    style_maps |= {f"{layer} half": map_ for layer, map_ in averaging.features(params, half, STYLE_LAYERS).items()}
+    content_maps = {layer: maps[layer] for layer in (CONTENT_LAYER, *LPIPS_LAYERS)}
+    statistics = {name: _statistics(map_) for name, map_ in style_maps.items()}
+    return content_maps, statistics, {name: _projections(map_) for name, map_ in style_maps.items()}
+
+
+def _statistics(feature_map: FeatureMap) -> _Statistics:
+    """Gram matrix, mean and covariance of channels; both matrices over the number of channels."""
+    mean = jnp.mean(feature_map, axis=(0, 1, 2))
+    return _Statistics(gram_matrix(feature_map), mean, gram_matrix(feature_map - mean))
+
+
+def _projections(feature_map: FeatureMap) -> Float[Array, "directions pixels"]:
+    """Features along `_DIRECTIONS` directions drawn evenly from the sphere, the same ones for ever."""
+    channels = feature_map.shape[-1]
+    # RandomState, not a Generator: NumPy promises never to change its numbers (NEP 19)
+    directions = np.random.RandomState(0).standard_normal((_DIRECTIONS, channels))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    rows = feature_map.reshape(-1, channels)
+    return jnp.matmul(directions.astype(np.float32), rows.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _hemisphere() -> Float32[np.ndarray, "directions 3"]:
+    """`_DIRECTIONS` directions spread evenly over half a sphere, a Fibonacci lattice (Swinbank, Purser 2006).
+
+    Its axis is the first coordinate, lightness, for whose differences the mean over directions is exact.
+    """
+    index = np.arange(_DIRECTIONS)
+    height, angle = (index + 0.5) / _DIRECTIONS, index * np.pi * (3 - np.sqrt(5))
+    radius = np.sqrt(1 - height**2)
+    return np.stack([height, radius * np.cos(angle), radius * np.sin(angle)], axis=1).astype(np.float32)
+
+
+def _quantiles(rows: Float32[np.ndarray, "directions pixels"]) -> Table:
+    """Each row's values at the levels (k + 1/2) / `_LEVELS`, interpolated between the i-th's at (i + 1/2) / pixels.
+
+    The mean difference of two such tables is the Wasserstein-1 distance of the rows, exactly so for `_LEVELS`
+    pixels. On the host: XLA sorts ten times slower than NumPy on CPUs.
+    """
+    ordered = np.sort(rows, axis=1)
+    last = rows.shape[1] - 1
+    position = np.clip((np.arange(_LEVELS) + 0.5) / _LEVELS * rows.shape[1] - 0.5, 0, last)
+    below = position.astype(np.intp)
+    share = (position - below).astype(np.float32)
+    return (1 - share) * ordered[:, below] + share * ordered[:, np.minimum(below + 1, last)]
+
+
+def _large_enough(judge: Judge, image: AnyImage) -> AnyImage:
+    """Narrow strips enlarged until half of them still has a pixel at the deepest layer."""
+    height, width = image.shape[1:3]
+    factor = max(1.0, 2 * judge.network.smallest_side(LAYERS) / min(height, width))
+    return _resized(image, (round(height * factor), round(width * factor)))
+
+
+def _resized(image: AnyImage, size: tuple[int, ...]) -> AnyImage:
+    """As `media` does when it reads a file: Lanczos over the pixels that go into one."""
+    if image.shape[1:3] == size:
+        return image
+    return jnp.clip(jax.image.resize(image, (1, *size, 3), "lanczos3", antialias=True), 0.0, 1.0)
+
+
+# --- comparing ---------------------------------------------------------------------------------------------
+
+
+@jax.jit
+def _content_distances(
+    lpips_weights: Mapping[str, Learnt], maps: FeatureMaps, target: FeatureMaps
+) -> tuple[Scalar, Scalar]:
+    """LPIPS and content distance."""
+    lpips = sum(_perceptual(maps[layer], target[layer], lpips_weights[layer]) for layer in LPIPS_LAYERS)
+    return jnp.asarray(lpips), relative_error(maps[CONTENT_LAYER], target[CONTENT_LAYER])
+
+
+def _perceptual(feature_map: FeatureMap, target: FeatureMap, weights: Learnt) -> Scalar:
+    """One layer's part of LPIPS: mean over pixels of `sum_c w_c (u_c - v_c)^2`, u and v of length 1."""
+    difference = _unit(feature_map) - _unit(target)
+    return jnp.mean(jnp.sum(weights * jnp.square(difference), axis=-1))
+
+
+def _unit(feature_map: FeatureMap) -> FeatureMap:
+    length = jnp.sqrt(jnp.sum(jnp.square(feature_map), axis=-1, keepdims=True))
+    return feature_map / (length + 1e-10)  # as the original's
+
+
+def _style_distances(seen: Seen, painting: Seen) -> dict[str, float]:
+    """By measure: means over layers and scales of dimensionless distances; 1 = that of features of zero."""
+    gram, moments = _statistics_distances(seen.statistics, painting.statistics)
+    sliced = [_sliced(table, painting.quantiles[name]) ** 2 for name, table in seen.quantiles.items()]
+    return {"style_gram": float(gram), "style_moments": float(moments), "style_swd": sum(sliced) / len(sliced)}
+
+
+@jax.jit
+def _statistics_distances(
+    statistics: Mapping[str, _Statistics], target: Mapping[str, _Statistics]
+) -> tuple[Scalar, Scalar]:
+    """Mean `relative_error` of Gram matrices; of means and covariances."""
+    pairs = [(statistics[name], target[name]) for name in statistics]
+    grams = [relative_error(one.gram, other.gram) for one, other in pairs]
+    means = [relative_error(one.mean, other.mean) for one, other in pairs]
+    covariances = [relative_error(one.covariance, other.covariance) for one, other in pairs]
+    return jnp.mean(jnp.stack(grams)), jnp.mean(jnp.stack(means + covariances))
+
+
+def _sliced(table: Table, target: Table) -> float:
+    """Sliced Wasserstein-1 distance, as a fraction of that between the target and a heap of zeros.
+
+    A silent target has no such distance: as in `relative_error`, 1 stands for it.
+    """
+    size = float(np.mean(np.abs(target)))
+    return float(np.mean(np.abs(table - target))) / (size if size > SILENT else 1.0)

@@ -1,0 +1,1 @@
+"""One run, from checked settings to a result: images, videos and cameras."""

@@ -1,0 +1,368 @@
+"""A camera's run: the newest frame, painted within a budget of time, shown on a page and written to a clip."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import math
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from nst_exp.errors import InputError
+from nst_exp.evaluation.evaluator import Pair, measure
+from nst_exp.media.camera import Camera, Snapshot
+from nst_exp.media.frame_conversion import resize
+from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_levels
+from nst_exp.media.video_writer import CODECS, write_clip
+from nst_exp.memory import forget_peak, peak_mb
+from nst_exp.motion.flow_cache import Flows
+from nst_exp.motion.propagation import Past, link
+from nst_exp.records.folder import CLIP, PICTURE, RunFolder, loss_column
+from nst_exp.records.tracking import TrackedRun
+from nst_exp.runs.preparation import (
+    Inputs,
+    cache_folder,
+    following_method,
+    following_schedule,
+    frame_size,
+    memory_explained,
+    schedule_of,
+    solver_method,
+)
+from nst_exp.runs.preview import Preview, jpeg
+from nst_exp.runs.progress import progress
+from nst_exp.signals import heeded
+from nst_exp.transfer.objective import Anchor
+from nst_exp.transfer.solver import Method
+from nst_exp.transfer.stylize import Lane, Progress, Schedule, Solution, StyleMemory, stylize
+
+Levels = npt.NDArray[np.uint8]
+
+_TICK = Fraction(1, 1000)  # s, the unit of the clip's time stamps
+_SMOOTHING = 0.3  # share of the newest frame in what a frame is expected to take
+_RECENT = 10  # frames whose rate the page shows
+
+_log = logging.getLogger(__name__)
+
+
+def paint_camera(inputs: Inputs, folder: RunFolder, run: TrackedRun) -> dict[str, Any]:
+    """Paint what the camera sees until `camera.seconds` are over or Ctrl-C ends it, and write everything down.
+
+    Raises:
+        InputError: if the camera or the page's port cannot be had, or a file cannot be written.
+    """
+    forget_peak()
+    config, device = inputs.plan.config, inputs.plan.camera
+    assert device is not None
+    codec = CODECS[config.video.codec]
+    path = folder.path / f"{CLIP}{codec.suffix}"
+    with Preview(config.camera.port) as preview, Camera(device) as camera, memory_explained(config):
+        _log.info("preview: %s", preview.url)
+        live = _Live(inputs, camera, preview, run, path)
+        live.warm_up()
+        with _ended_by_signals() as ended:
+            write_clip(path, live.frames(ended), codec, time_base=_TICK, rate=device.rate)
+    result = _result(inputs, live, path, folder)
+    folder.finish(result)
+    return result
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[threading.Event]:
+    """An event that a signal sets, so that the clip is written to its end; a second one interrupts as ever."""
+    ended = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
+        yield ended
+        return
+    before = {number: signal.getsignal(number) for number in heeded()}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def end(*_: object) -> None:
+        ended.set()
+        restore()
+
+    for number in before:
+        signal.signal(number, end)
+    try:
+        yield ended
+    finally:
+        restore()
+
+
+# --- one frame -------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Pace:
+    """How many steps a frame may take, by what those before took.
+
+    Attributes:
+        budget_ms: for a frame, all in all.
+        most: steps, however much time there is.
+        step_ms: expected of a step; the evaluation that a frame begins with counts as one.
+        other_ms: expected of all that is not the solver's.
+    """
+
+    budget_ms: float
+    most: int
+    step_ms: float = math.inf
+    other_ms: float = 0.0
+
+    @property
+    def steps(self) -> int:
+        """Of the next frame, at least 1."""
+        affordable = math.floor((self.budget_ms - self.other_ms) / self.step_ms) - 1
+        return max(1, min(self.most, affordable))
+
+    def learn(self, steps: int, solver_ms: float, frame_ms: float) -> None:
+        """Take in what a frame of so many steps took, in all and in the solver."""
+        step_ms, other_ms = solver_ms / (steps + 1), frame_ms - solver_ms
+        share = 1.0 if math.isinf(self.step_ms) else _SMOOTHING
+        self.step_ms = step_ms if share == 1.0 else self.step_ms + share * (step_ms - self.step_ms)
+        self.other_ms += share * (other_ms - self.other_ms)
+
+
+@dataclass(frozen=True, eq=False)
+class _Painted:
+    """A frame as the camera gave it and at the run's size, its pastiche, and the time that the solver took for it."""
+
+    original: Levels
+    content: Levels
+    pastiche: Levels
+    solution: Solution
+    solver_ms: float
+
+
+class _Painter:
+    """Paints frame after frame, each setting out from the last as `video.mode` says.
+
+    Attributes:
+        most: steps that a frame may take, however much time there is.
+    """
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+        self._mode = inputs.plan.config.video.mode
+        self._memory = StyleMemory()
+        self._past: list[Past] = []
+        self._flows = Flows(inputs.plan.config.video.estimator, folder=None, limit_mb=0)
+        self._picture_schedule = schedule_of(inputs)
+        self._picture_method = solver_method(inputs.plan.config.solver)
+        if self._mode == "independent":
+            finest = self._picture_schedule.sizes[-1:]
+            self._schedule, self._method = replace(self._picture_schedule, sizes=finest), self._picture_method
+        else:
+            self._schedule, self._method = following_schedule(inputs), following_method(inputs.plan.config)
+        self.most = self._schedule.steps
+
+    def begin(self, snapshot: Snapshot, on_chunk: Callable[[Progress], None]) -> None:
+        """If frames set out from the last: paint a first one like a picture, with all the time that takes."""
+        if self._mode == "independent":
+            return
+        content = self.resized(snapshot)
+        solution = self._solved(self._lane(content), self._picture_method, self._picture_schedule, on_chunk)
+        self._past = [Past(snapshot.index, content, to_uint8(solution.pastiche))]
+
+    def paint(self, snapshot: Snapshot, steps: int) -> _Painted:
+        """Paint a frame in at most so many steps."""
+        content = self.resized(snapshot)
+        lane = self._following(self._lane(content), snapshot.index, content)
+        started = time.monotonic()
+        solution = self._solved(lane, self._method, replace(self._schedule, steps=steps))
+        pastiche = to_uint8(solution.pastiche)
+        solver_ms = 1000 * (time.monotonic() - started)
+        if self._mode != "independent":
+            self._past = [Past(snapshot.index, content, pastiche)]
+        return _Painted(snapshot.levels, content, pastiche, solution, solver_ms)
+
+    def resized(self, snapshot: Snapshot) -> Levels:
+        """The frame at the run's size."""
+        return resize(snapshot.levels, frame_size(self._inputs.plan))
+
+    def _lane(self, content: Levels) -> Lane:
+        image = jnp.asarray(from_uint8(content))
+        return Lane(self._inputs.weights, image, self._inputs.style_image, seed=self._inputs.plan.config.seed)
+
+    def _following(self, lane: Lane, index: int, content: Levels) -> Lane:
+        if self._mode == "independent":
+            return lane
+        if self._mode == "warm_start":
+            return replace(lane, init_image=jnp.asarray(from_uint8(self._past[0].pastiche)))
+        # a bare photograph, where flow has lost the picture, could not be painted over in so few steps
+        found = link(self._flows.between, index, content, self._past, [1])
+        mask = jnp.asarray(found.mask, jnp.float32)[None, ..., None]
+        anchor = Anchor(jnp.asarray(found.anchor)[None], mask)
+        return replace(lane, init_image=jnp.asarray(found.init)[None], anchor=anchor)
+
+    def _solved(
+        self, lane: Lane, method: Method, schedule: Schedule, on_chunk: Callable[[Progress], None] = lambda chunk: None
+    ) -> Solution:
+        objective, params = self._inputs.plan.objective, self._inputs.params
+        (solution,) = stylize(objective, method, params, [lane], schedule, on_chunk, self._memory)
+        if isinstance(solution, InputError):
+            raise solution
+        return solution
+
+
+# --- frame after frame -----------------------------------------------------------------------------------------
+
+
+class _Live:
+    """The run while the camera is open.
+
+    Attributes:
+        rows: the numbers of each frame, for the trace; `step` counts the camera's frames from the first one taken.
+        seconds: that it was live.
+        dropped: frames of the camera that came between those painted.
+        last: the frame painted last.
+    """
+
+    def __init__(self, inputs: Inputs, camera: Camera, preview: Preview, run: TrackedRun, clip: Path) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.dropped = 0
+        self.last: _Painted | None = None
+        self._seconds_wanted = inputs.plan.config.camera.seconds or math.inf
+        self._painter = _Painter(inputs)
+        self._pace = Pace(inputs.plan.config.camera.budget_ms, self._painter.most)
+        self._camera, self._preview, self._run, self._clip = camera, preview, run, clip
+        self._shown: deque[float] = deque(maxlen=_RECENT)  # when the latest frames were
+
+    def warm_up(self) -> None:
+        """Paint a first frame with all the time it takes, and compile what the next ones need."""
+        first = self._camera.newest()
+        content = self._painter.resized(first)
+        size = content.shape[1], content.shape[0]
+
+        def show(pastiche: Levels, steps: int) -> None:
+            self._preview.show(jpeg(_pair(content, pastiche)), {"state": f"painting the first frame: step {steps}"})
+
+        show(content, 0)
+        self._painter.begin(first, lambda chunk: show(resize(to_uint8(chunk.best_image), size), chunk.steps_done))
+        self._painter.paint(self._camera.newest(), steps=1)
+
+    def frames(self, ended: threading.Event) -> Iterator[tuple[int, Levels]]:
+        """Paint and show the newest frame, again and again: time stamps in units of `_TICK`, and pastiches."""
+        started, stamp, evaluations = time.monotonic(), -1, 0
+        first: Snapshot | None = None
+        with progress(None, "frame") as bar:
+            for snapshot, dropped in self._snapshots(ended):
+                taken, first = time.monotonic(), first or snapshot
+                self.last = painted = self._painter.paint(snapshot, self._pace.steps)
+                self._show(snapshot, snapshot.index - first.index, painted, dropped)
+                evaluations += painted.solution.evaluations
+                bar.update(steps_done=len(self.rows), loss=painted.solution.total_loss, evaluations=evaluations)
+                stamp = max(stamp + 1, round((snapshot.time - first.time) / _TICK))
+                yield stamp, painted.pastiche  # comes back when it is in the clip
+                self.seconds = time.monotonic() - started
+                self._pace.learn(painted.solution.steps, painted.solver_ms, 1000 * (time.monotonic() - taken))
+
+    def _snapshots(self, ended: threading.Event) -> Iterator[tuple[Snapshot, int]]:
+        """The newest frame, and how many were dropped before it, until it is over; at least one."""
+        snapshot, dropped = self._camera.newest(), 0
+        until = time.monotonic() + self._seconds_wanted
+        while True:
+            yield snapshot, dropped
+            if ended.is_set() or time.monotonic() >= until:
+                return
+            before = snapshot.index
+            try:
+                snapshot = self._camera.newest(after=before)
+            except InputError as error:
+                _log.warning("%s: the clip ends here", error)
+                return
+            dropped = snapshot.index - before - 1
+
+    def _show(self, snapshot: Snapshot, index: int, painted: _Painted, dropped: int) -> None:
+        """Bring a frame to the page, and its numbers there, to the trace and to MLflow."""
+        picture = jpeg(_pair(painted.content, painted.pastiche))
+        shown = time.monotonic()
+        latency_ms = 1000 * (shown - snapshot.time)
+        self._shown.append(shown)
+        self.dropped += dropped
+        row = {"step": index} | _numbers(painted) | {"frame/latency_ms": latency_ms, "frame/dropped": dropped}
+        self.rows.append(row)
+        status = {"state": "live", "fps": self._rate, "latency_ms": latency_ms, "steps": painted.solution.steps}
+        counts = {"frames": len(self.rows), "dropped": self.dropped, "clip": str(self._clip)}
+        self._preview.show(picture, status | counts)
+        self._run.log_trace({name: np.array([value]) for name, value in row.items()})
+
+    @property
+    def _rate(self) -> float:
+        """Frames a second, of late."""
+        spans = len(self._shown) - 1
+        return spans / (self._shown[-1] - self._shown[0]) if spans else 0.0
+
+
+def _pair(content: Levels, pastiche: Levels) -> Levels:
+    return np.concatenate([content, pastiche], axis=1)
+
+
+def _numbers(painted: _Painted) -> dict[str, float]:
+    """What a frame took and came to, by the trace's names."""
+    solution = painted.solution
+    return {
+        "loss/total": solution.total_loss,
+        **{loss_column(name): value for name, value in solution.losses.items()},
+        "frame/steps": solution.steps,
+        "frame/evaluations": solution.evaluations,
+        "frame/restarts": solution.restarts,
+        "frame/solver_ms": painted.solver_ms,
+    }
+
+
+# --- the result ------------------------------------------------------------------------------------------------
+
+
+def _result(inputs: Inputs, live: _Live, path: Path, folder: RunFolder) -> dict[str, Any]:
+    """What result.json holds; the picture, its losses and its measures are those of the last frame."""
+    assert live.last is not None
+    rows, solution = live.rows, live.last.solution
+    folder.write_trace({name: np.array([row[name] for row in rows]) for name in rows[0]})
+    write_levels(folder.path / PICTURE, live.last.pastiche)
+    evaluations = int(sum(row["frame/evaluations"] for row in rows))
+    hashes = {name: sha256_of(file) for name, file in {"pastiche": folder.path / PICTURE, "clip": path}.items()}
+    return {
+        "identity": folder.record.identity,
+        "pastiche": PICTURE,
+        "clip": path.name,
+        "frames": len(rows),
+        "dropped": live.dropped,
+        "latency_ms": float(np.median([row["frame/latency_ms"] for row in rows])),
+        "total_loss": solution.total_loss,
+        "losses": solution.losses,
+        "measures": _measures(inputs, live.last),
+        "steps": int(sum(row["frame/steps"] for row in rows)),
+        "evaluations": evaluations,
+        "restarts": int(sum(row["frame/restarts"] for row in rows)),
+        "seconds": live.seconds,
+        "evaluations_per_second": evaluations / live.seconds,
+        "frames_per_second": len(rows) / live.seconds,
+        "peak_memory_mb": peak_mb(),
+        "sha256": {**inputs.plan.hashes, **hashes},
+    }
+
+
+def _measures(inputs: Inputs, painted: _Painted) -> dict[str, float]:
+    """The measures of one frame, compared with what the camera gave: they do not depend on the run's size."""
+    plan = inputs.plan
+    assert plan.camera is not None
+    hashes = (hashlib.sha256(painted.original.tobytes()).hexdigest(), plan.hashes["style"])
+    pair = Pair(Path(plan.camera.name), plan.files["style"], hashes, plan.config.aspect, 0, painted.original)
+    content, pastiche = (jnp.asarray(from_uint8(levels)) for levels in (painted.content, painted.pastiche))
+    return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config))

@@ -1,0 +1,76 @@
+"""What Hydra hands over, made a run of: its checked configuration, where it comes from, and what is said if it fails.
+
+Shared by the command, which does one job at a time, and the launcher, which does many side by side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from nst_exp.config import RunConfig, run_config
+from nst_exp.errors import InputError
+from nst_exp.explanations import one_line
+from nst_exp.records.folder import RunFolder
+from nst_exp.records.tracking import point_name
+from nst_exp.sweeps.search import check_metrics
+from nst_exp.sweeps.sweep import Sweep
+
+if TYPE_CHECKING:
+    from nst_exp.runs.experiment import Origin
+
+_log = logging.getLogger(__name__)
+
+
+def checked(config: DictConfig) -> RunConfig:
+    """The configuration of a job, before JAX is loaded.
+
+    Raises:
+        InputError: if a value is out of range.
+        OmegaConfBaseException: if a key is unknown or a value of the wrong type.
+    """
+    found = run_config(config)
+    check_metrics(found.optimized_metrics)
+    logging.getLogger("jax").setLevel(logging.WARNING)  # it reports each device it does not find
+    return found
+
+
+def origin(config: RunConfig, settings: Any) -> Origin:
+    """Where a run comes from; its name begins with what tells it apart, for MLflow shows two dozen letters.
+
+    Args:
+        settings: Hydra's own part of the job's configuration.
+    """
+    from nst_exp.runs.experiment import Origin
+
+    overrides = list(settings.overrides.task)
+    if settings.mode == RunMode.RUN:
+        content = "camera" if config.source == "camera" else PurePath(config.content).stem
+        return Origin(f"{content} x {PurePath(config.style).stem}", overrides)
+    sweep = Sweep.in_folder(Path(settings.sweep.dir))
+    name = point_name(sweep.swept(overrides), settings.job.num)
+    return Origin(name, overrides, in_sweep=True, parent=sweep.mlflow_run_id)
+
+
+@contextlib.contextmanager
+def noting_failure(settings: Any) -> Iterator[None]:
+    """If a sweep's point fails, its folder and its log say why; Hydra goes on with the others.
+
+    Args:
+        settings: Hydra's own part of the job's configuration.
+    """
+    try:
+        yield
+    except Exception as error:
+        refused = isinstance(error, InputError | OmegaConfBaseException)
+        reason = one_line(error) if refused else f"{type(error).__name__}: {one_line(error)}"
+        RunFolder(Path(settings.runtime.output_dir)).fail(reason, settings.overrides.task)
+        _log.error("run %s: %s", settings.job.num, reason, exc_info=not refused)
+        raise

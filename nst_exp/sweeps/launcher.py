@@ -1,0 +1,304 @@
+"""A sweep's jobs as lanes of batches, each job with its own folder, log, MLflow run, result and failure.
+
+Jobs are grouped by kinship. A group is worked on in batches that memory can hold; a batch that fails is halved and
+tried again, until what fails stands alone. Hydra's `run_job` delivers every job: folders, logs and
+returns are those of Hydra's basic launcher.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
+from hydra.types import HydraContext
+from omegaconf import DictConfig, open_dict, read_write
+
+from nst_exp.config import RunConfig
+from nst_exp.devices import backend
+from nst_exp.errors import InputError, OutOfMemoryError
+from nst_exp.explanations import one_line
+from nst_exp.records.folder import RunFolder
+from nst_exp.runs.experiment import BegunRun, Finish, ReadyRun, begin, prepare, work
+from nst_exp.runs.preparation import Static
+from nst_exp.runs.progress import sweep_progress
+from nst_exp.sweeps import job
+from nst_exp.sweeps.search import number_of_points, returned
+from nst_exp.transfer.stylize import lanes_that_fit
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How many lanes a batch may have: at most `lanes` unless None, and no more than `memory_share` holds."""
+
+    lanes: int | None
+    memory_share: float
+
+    @classmethod
+    def checked(cls, lanes: float | str, memory_share: float | str) -> Limits:
+        """The limits that conf/hydra/launcher/batched.yaml names; `auto` lanes are one on a CPU, any number elsewhere.
+
+        Raises:
+            InputError: if one is out of range.
+        """
+        if isinstance(memory_share, bool | str) or not 0 < memory_share <= 1:
+            raise InputError(f"hydra.launcher.memory_share={memory_share}: must be a number above 0, at most 1")
+        if lanes == "auto":
+            return cls(1 if backend() == "cpu" else None, memory_share)
+        if type(lanes) is not int or lanes < 1:
+            raise InputError(f"hydra.launcher.lanes={lanes}: must be auto or a whole number of at least 1")
+        return cls(lanes, memory_share)
+
+    def of(self, ready: ReadyRun) -> int:
+        """Lanes that a batch of runs like this one may have."""
+        if self.lanes == 1:
+            return 1
+        static = Static.of(ready.inputs)
+        size = static.schedule.sizes[-1]
+        fitting = lanes_that_fit(static.objective, static.method, ready.inputs.params, size, self.memory_share)
+        return fitting if self.lanes is None else min(self.lanes, fitting)
+
+
+@dataclasses.dataclass
+class _Job:
+    """One job on its way.
+
+    Attributes:
+        config: composed, Hydra's part included.
+        log_files: of the job.
+        checked: None until it is known to be good.
+        ready: None until it is, and if it is done already or has failed.
+        under_way: ends the run, once it has begun.
+    """
+
+    config: DictConfig
+    log_files: Sequence[logging.FileHandler] = ()
+    checked: RunConfig | None = None
+    ready: ReadyRun | None = None
+    under_way: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
+
+    @property
+    def number(self) -> int:
+        return int(self.config.hydra.job.num)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.hydra.runtime.output_dir)
+
+    def prepare(self) -> None:
+        """Check and read all that the run needs."""
+        config = copy.deepcopy(self.config)
+        with read_write(config), open_dict(config):
+            del config["hydra"]
+        self.checked = job.checked(config)
+        self.ready = prepare(self.checked, self.folder, job.origin(self.checked, self.config.hydra))
+
+    def begin(self) -> BegunRun:
+        """Set out; `under_way` then ends the run."""
+        assert self.ready is not None
+        self.under_way = contextlib.ExitStack()
+        return self.under_way.enter_context(begin(self.ready))
+
+    def finish(self, rest: Finish) -> dict[str, Any]:
+        """Do the rest and end the run."""
+        with self.under_way.pop_all():
+            return rest()
+
+
+def launch(
+    context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int, limits: Limits
+) -> list[JobReturn]:
+    """Do the jobs with these overrides, numbered from `first`.
+
+    Returns:
+        A return for each, in their order; an error in it is the job's.
+    """
+    return _Launch(context, config, limits).returns(job_overrides, first)
+
+
+class _Launch:
+    """One call of the launcher."""
+
+    def __init__(self, context: HydraContext, config: DictConfig, limits: Limits) -> None:
+        self._context, self._config, self._limits = context, config, limits
+        self._returns: dict[int, JobReturn] = {}
+
+    def returns(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        setup_globals()
+        self._log_as_hydra()
+        Path(str(self._config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        jobs = [self._composed(overrides, first + index) for index, overrides in enumerate(job_overrides)]
+        with sweep_progress(number_of_points(self._config), first) as self._progress:
+            for together in [[one] for one in jobs] if self._limits.lanes == 1 else [jobs]:
+                self._do(together)
+        return [self._returns[one.number] for one in jobs]
+
+    def _composed(self, overrides: Sequence[str], number: int) -> _Job:
+        """A job as Hydra's basic launcher composes it, and with the folder that `run_job` gives it."""
+        config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+            folder = Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))
+            config.hydra.runtime.output_dir = str(folder.absolute())
+        return _Job(config)
+
+    def _do(self, jobs: Sequence[_Job]) -> None:
+        """Do all jobs; one that would repeat another comes after it, and takes its result over."""
+        first: dict[str, _Job] = {}
+        groups: dict[Hashable, list[_Job]] = defaultdict(list)
+        repeating = []
+        for one in jobs:
+            if not self._prepared(one):
+                continue
+            assert one.ready is not None
+            if first.setdefault(one.ready.description.identity, one) is one:
+                groups[one.ready.kinship].append(one)
+            else:
+                repeating.append(one)
+        for group in groups.values():
+            self._work_in_batches(group)
+        if repeating:
+            self._do(repeating)
+
+    def _prepared(self, one: _Job) -> bool:
+        """Whether the job is ready; else it is done already, or failed, and delivered."""
+        self._log_as_hydra()
+        _log.info("\t#%d : %s", one.number, " ".join(filter_overrides(one.config.hydra.overrides.task)))
+        one.folder.mkdir(parents=True, exist_ok=True)
+        one.log_files = _log_as_job(one)
+        try:
+            with _logging_to([one]), _hydra_config(one.config):
+                one.prepare()
+        except Exception as error:
+            self._deliver(one, partial(_raise, error))
+            return False
+        if one.ready is None:
+            self._deliver(one, lambda: RunFolder(one.folder).result)
+        return one.ready is not None
+
+    def _work_in_batches(self, group: Sequence[_Job]) -> None:
+        """Work on a group, in batches that are halved where that may help; what fails then fails alone."""
+        assert group[0].ready is not None
+        most = self._limits.of(group[0].ready)
+        while group:
+            batches = -(-len(group) // most)
+            batch = group[: -(-len(group) // batches)]  # of even sizes: another size is compiled anew
+            try:
+                self._work(batch)
+            except Exception as error:
+                if len(batch) > 1 and _may_be_halved(error):
+                    most = len(batch) // 2
+                    _log.warning("%d runs at once failed, now %d: %s", len(batch), most, one_line(error))
+                    continue
+                for one in batch:
+                    self._deliver(one, partial(_raise, error))
+            group = group[len(batch) :]
+
+    def _work(self, batch: Sequence[_Job]) -> None:
+        """Work side by side, then deliver one by one; whatever ends this early ends the runs in MLflow, too."""
+        _log_as_job(batch[0])
+        with contextlib.ExitStack() as all_under_way:
+            begun: list[BegunRun] = []
+            for one in batch:
+                try:
+                    with _logging_to([one]):
+                        begun.append(one.begin())
+                except Exception as error:  # one that cannot begin fails alone
+                    self._deliver(one, partial(_raise, error))
+                all_under_way.push(one.under_way)
+            batch = [one for one in batch if one.number not in self._returns]
+            if not batch:
+                return
+            with _logging_to(batch):
+                rests = work(begun, within=lambda index: _logging_to([batch[index]]))
+            for one, rest in zip(batch, rests, strict=True):
+                self._deliver(one, partial(one.finish, rest))
+
+    def _deliver(self, one: _Job, result: Callable[[], dict[str, Any]]) -> None:
+        """Let Hydra run the job: all that is left to do is `result`."""
+
+        def task(_: DictConfig) -> float | tuple[float, ...]:
+            with job.noting_failure(one.config.hydra):
+                found = result()
+                assert one.checked is not None
+                return returned(found, one.checked.optimized_metrics)
+
+        self._returns[one.number] = run_job(
+            hydra_context=self._context,
+            task_function=task,
+            config=one.config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        self._log_as_hydra()
+        self._progress.advance(solved=one.ready is not None)
+
+    def _log_as_hydra(self) -> None:
+        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+
+
+def _may_be_halved(error: Exception) -> bool:
+    """Whether smaller batches may succeed: memory is short, or one point makes our own code fail.
+
+    What a user can put right, such as a full disk, is the same for the whole batch: solving again would not help.
+    """
+    return isinstance(error, OutOfMemoryError) or not isinstance(error, InputError | OSError)
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
+@contextlib.contextmanager
+def _hydra_config(config: DictConfig) -> Iterator[None]:
+    """What `${hydra:...}` in a job's settings refers to."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(config)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _log_as_job(one: _Job) -> list[logging.FileHandler]:
+    """Log in the form of jobs, but to no file; the files that the job logs to."""
+    configure_log(one.config.hydra.job_logging, one.config.hydra.verbose)
+    files = _file_handlers()
+    _exchange(files, [])
+    return files
+
+
+@contextlib.contextmanager
+def _logging_to(jobs: Sequence[_Job]) -> Iterator[None]:
+    """Whatever is logged goes into the logs of these jobs, and no others'."""
+    before, files = _file_handlers(), [file for one in jobs for file in one.log_files]
+    _exchange(before, files)
+    try:
+        yield
+    finally:
+        _exchange(files, before)
+
+
+def _file_handlers() -> list[logging.FileHandler]:
+    return [handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler)]
+
+
+def _exchange(out: Iterable[logging.FileHandler], into: Iterable[logging.FileHandler]) -> None:
+    """Files taken out are closed; they open again when there is more to write."""
+    root = logging.getLogger()
+    for file in out:
+        root.removeHandler(file)
+        file.close()
+    for file in into:
+        root.addHandler(file)

@@ -1,0 +1,115 @@
+"""What a search seeks: the names that `optimized_metric` may have, and the numbers that a run returns for them.
+
+A search is a sweep whose sweeper chooses each point by what earlier ones returned: conf/search has those of
+Optuna. Wrong names and directions are refused before the first run.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from nst_exp.errors import InputError
+from nst_exp.evaluation.catalogue import ALL_MEASURES
+from nst_exp.suggestions import did_you_mean
+
+_COSTS = ("total_loss", "seconds", "peak_memory_mb")  # keys of result.json; of each, less is better
+_BETTER = {name: measure.direction for name, measure in ALL_MEASURES.items()} | dict.fromkeys(_COSTS, "lower")
+
+
+def returned(result: Mapping[str, Any], names: Sequence[str]) -> float | tuple[float, ...]:
+    """What a run with this result tells Hydra's sweepers: a number or, with several names, as many.
+
+    Raises:
+        InputError: if the run has no such measure, as a picture has none of a clip's.
+    """
+    numbers = {**result["measures"], **{name: result[name] for name in _COSTS if name in result}}
+    missing = [name for name in names if name not in numbers]
+    if missing:
+        raise InputError(f"optimized_metric={missing[0]}: this run has none")
+    values = tuple(float(numbers[name]) for name in names)
+    return values if len(values) > 1 else values[0]
+
+
+def number_of_points(config: DictConfig) -> int | None:
+    """How many points the whole sweep has, None if its sweeper does not say.
+
+    Args:
+        config: composed, Hydra's part included.
+    """
+    sweeper = config.hydra.sweeper
+    if not str(sweeper._target_).endswith(".BasicSweeper"):
+        trials = sweeper.get("n_trials")
+        return None if trials is None else int(trials)
+    always_swept = [f"{key}={value}" for key, value in (sweeper.params or {}).items()]
+    loader = GlobalHydra.instance().config_loader()
+    overrides = OverridesParser.create(loader).parse_overrides([*config.hydra.overrides.task, *always_swept])
+    axes = [override for override in overrides if override.is_discrete_sweep()]
+    return math.prod(len(list(axis.sweep_string_iterator())) for axis in axes)
+
+
+def check_metrics(names: Any) -> None:
+    """Refuse what no run could return.
+
+    Args:
+        names: `optimized_metric` as a list.
+
+    Raises:
+        InputError: if a name is unknown, there twice, or there is none.
+    """
+    if not isinstance(names, list) or not names:
+        raise InputError(f"optimized_metric={names}: must be a name, or a list of names")
+    for name in names:
+        if not isinstance(name, str) or name not in _BETTER:
+            raise InputError(f"optimized_metric={name}: choose among {', '.join(_BETTER)}{did_you_mean(name, _BETTER)}")
+        if names.count(name) > 1:
+            raise InputError(f"optimized_metric: {name} is named twice")
+
+
+def prepare_sweep(config: DictConfig) -> None:
+    """Refuse a sweep that would seek nothing or the wrong thing; tell Optuna what is better, and keep it quiet.
+
+    Args:
+        config: composed, Hydra's part included.
+
+    Raises:
+        InputError: as `check_metrics`, or if the sweeper has been given directions that do not fit the metrics.
+    """
+    metric = _plain(config.optimized_metric)
+    names = [metric] if isinstance(metric, str) else metric
+    check_metrics(names)
+    if str(config.hydra.sweeper._target_).endswith(".OptunaSweeper"):
+        _set_direction(config, names)
+        _quiet_optuna()
+
+
+def _set_direction(config: DictConfig, names: Sequence[str]) -> None:
+    """Left to itself, Optuna would minimise a similarity, or miss a direction only after the first run."""
+    given = _plain(config.hydra.sweeper.direction)
+    wanted = ["minimize" if _BETTER[name] == "lower" else "maximize" for name in names]
+    if given is None:
+        with read_write(config):
+            config.hydra.sweeper.direction = wanted
+    elif [getattr(one, "name", one) for one in (given if isinstance(given, list) else [given])] != wanted:
+        raise InputError(
+            f"hydra.sweeper.direction does not fit optimized_metric={','.join(names)}: "
+            f"give hydra.sweeper.direction=[{','.join(wanted)}]"
+        )
+
+
+def _quiet_optuna() -> None:
+    """Hydra's sweeper says all that Optuna says, and the database tools that it brings along are not used."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    import optuna
+
+    optuna.logging.set_verbosity(logging.WARNING)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

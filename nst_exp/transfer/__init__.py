@@ -1,0 +1,1 @@
+"""The mathematics of style transfer: losses, objective, solvers, coarse to fine."""

@@ -30,7 +30,7 @@ def remembered(cache: LRUCache[Hashable, Value], key: Hashable, make: Callable[[
     return made
 
 
-def forget_peak() -> None:
+def reset_peak() -> None:
     """Begin to count anew, where the system can (Linux, host memory); elsewhere the peak is the process's."""
     with contextlib.suppress(OSError):
         _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set size

@@ -79,10 +79,10 @@ def _article(case: Any, image: np.ndarray, restarts: int) -> Trace:
 
 def _ours(case: Any, image: np.ndarray, evaluations: int, history: int, first_step: float) -> Trace:
     from nst_exp.transfer.solver import Lbfgs
-    from nst_exp.transfer.stylize import Lane, Progress, Schedule, stylize
+    from nst_exp.transfer.stylize import BatchEntry, Progress, Schedule, stylize
 
     images = [jax.numpy.asarray(case.images[name]) for name in ("content", "style")]
-    lane = Lane(case.problem.weights, *images, init_image=jax.numpy.asarray(image))
+    lane = BatchEntry(case.problem.weights, *images, init_image=jax.numpy.asarray(image))
     trace: Trace = []
 
     def solve(steps: int) -> None:

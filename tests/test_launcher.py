@@ -15,7 +15,7 @@ from nst_exp.records.folder import RunFolder, run_folders
 from nst_exp.runs import image
 from nst_exp.sweeps.launcher import Limits
 from nst_exp.transfer.solver import advance
-from nst_exp.transfer.stylize import Lane
+from nst_exp.transfer.stylize import BatchEntry
 
 SHALLOW = ("content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv1]")  # soon compiled
 ADAM = (*SHALLOW, "solver=adam")
@@ -135,7 +135,7 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest
         assert steps in ([], list(range(1, 23)))
 
 
-def limited(lanes: Sequence[Lane], on_chunk: Callable[[object], None]) -> Callable[[object], None]:
+def limited(lanes: Sequence[BatchEntry], on_chunk: Callable[[object], None]) -> Callable[[object], None]:
     """`on_chunk`, but a device that holds two lanes."""
 
     def called(chunk: object) -> None:
@@ -155,7 +155,7 @@ def test_pictures_of_one_size_and_all_paintings_share_a_batch(tmp_path: Path) ->
 
 def test_lanes_are_limited_by_memory_and_by_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("nst_exp.transfer.stylize.free_bytes", lambda: 1000)
-    monkeypatch.setattr("nst_exp.transfer.stylize.bytes_of_lane", lambda *arguments: 99)
+    monkeypatch.setattr("nst_exp.transfer.stylize.bytes_per_entry", lambda *arguments: 99)
     sweep(tmp_path, "seed=0,1,2,3,4,5,6", *ADAM, "hydra.launcher.lanes=20", "hydra.launcher.memory_share=0.4")
     assert {point.result["lanes"] for point in run_folders(tmp_path / OUT)} == {3, 4}
 

@@ -57,7 +57,7 @@ def bowl(image: jax.Array) -> jax.Array:
 def run(
     objective: Loss, method: Method, problem: Problem | None, image: jax.Array, steps: int
 ) -> tuple[SolverState, Trace]:
-    """Steps of a single lane in chunks; the traces joined."""
+    """Steps of a single entry in chunks; the traces joined."""
     problems = Problems.of([problem])
     state, traces = begin(objective, method, problems, image[None]), []
     while steps > 0:
@@ -181,13 +181,13 @@ def test_lanes_do_not_disturb_each_other() -> None:
     for steps in ([10, 10, 10], [10, 10, 0], [7, 10, 0]):
         state, trace = advance(ScaledBowl(), method, problems, state, jnp.array(steps))
         rows.append(trace)
-    for lane, counts in enumerate([(10, 10, 7), (10, 10, 10), (10,)]):
-        alone, trace = run_scaled(scales[lane], method, start, counts)
-        together = np.concatenate([row.totals[lane][:count] for row, count in zip(rows, counts, strict=False)])
+    for entry, counts in enumerate([(10, 10, 7), (10, 10, 10), (10,)]):
+        alone, trace = run_scaled(scales[entry], method, start, counts)
+        together = np.concatenate([row.totals[entry][:count] for row, count in zip(rows, counts, strict=False)])
         np.testing.assert_allclose(together / trace[0], trace / trace[0], rtol=1e-3, atol=1e-6)
-        assert state.evaluations[lane] == alone.evaluations[0]
-        assert state.restarts[lane] == alone.restarts[0]
-        np.testing.assert_allclose(state.best_image[lane], alone.best_image[0], atol=1e-4)
+        assert state.evaluations[entry] == alone.evaluations[0]
+        assert state.restarts[entry] == alone.restarts[0]
+        np.testing.assert_allclose(state.best_image[entry], alone.best_image[0], atol=1e-4)
     assert state.restarts[1] > 0
 
 
@@ -215,4 +215,4 @@ def test_what_lanes_have_in_common_is_held_once() -> None:
     problems = Problems.of([{"common": common, "own": number} for number in own])
     assert problems.shared == [common]
     assert [leaf.shape for leaf in problems.stacked] == [(2,)]
-    assert problems.lane([own[1]], problems.shared) == {"common": common, "own": own[1]}
+    assert problems.entry([own[1]], problems.shared) == {"common": common, "own": own[1]}

@@ -15,7 +15,16 @@ from nst_exp.params.sources import ParamsSource, load_params
 from nst_exp.transfer.colour import recoloured
 from nst_exp.transfer.objective import LossWeights, Objective, loss_weights
 from nst_exp.transfer.solver import Lbfgs, advance
-from nst_exp.transfer.stylize import Lane, Progress, Schedule, Solution, Stop, bytes_of_lane, coarse_to_fine, stylize
+from nst_exp.transfer.stylize import (
+    BatchEntry,
+    Progress,
+    Schedule,
+    Solution,
+    Stop,
+    bytes_per_entry,
+    coarse_to_fine,
+    stylize,
+)
 
 
 def test_scales_are_steps_of_square_root_two() -> None:
@@ -51,12 +60,12 @@ def weights(content_weight: float = 1.0) -> LossWeights:
 
 
 def solve_lanes(
-    tmp_path: Path, schedule: Schedule, seen: list[Progress], lanes: Sequence[Lane]
+    tmp_path: Path, schedule: Schedule, seen: list[Progress], entries: Sequence[BatchEntry]
 ) -> list[Solution | InputError]:
     network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
     objective = Objective(network, ("block2_conv1",), ("block1_conv1", "block2_conv2"), "relative")
     params = jax.device_put(load_params(ParamsSource("random"), network, network.layers, tmp_path).params)
-    return stylize(objective, Lbfgs(10, "none", 0.02), params, lanes, schedule, seen.append)
+    return stylize(objective, Lbfgs(10, "none", 0.02), params, entries, schedule, seen.append)
 
 
 CONTENT, STYLE = (
@@ -65,7 +74,7 @@ CONTENT, STYLE = (
 
 
 def solve(tmp_path: Path, schedule: Schedule, seen: list[Progress], seed: int = 0) -> Solution:
-    (solution,) = solve_lanes(tmp_path, schedule, seen, [Lane(weights(), CONTENT, STYLE, seed=seed)])
+    (solution,) = solve_lanes(tmp_path, schedule, seen, [BatchEntry(weights(), CONTENT, STYLE, seed=seed)])
     assert isinstance(solution, Solution)
     return solution
 
@@ -120,21 +129,21 @@ def test_recoloured_is_sound_without_any_colour() -> None:
 def test_lanes_agree_with_one_at_a_time(tmp_path: Path) -> None:
     """Other weights, pictures of other sizes, seeds and inits; two stop early, one has no finite loss."""
     schedule = Schedule(((17, 23), (24, 32)), 40, "noise", Stop(improvement=0.1, window=5))
-    lanes = [
-        Lane(weights(1.0), CONTENT, STYLE),
-        Lane(weights(float("inf")), CONTENT, STYLE),
-        Lane(weights(50.0), CONTENT, STYLE, init_image=CONTENT),
-        Lane(weights(4.0), CONTENT[:, ::-1], STYLE[:, 3:], seed=3),
+    entries = [
+        BatchEntry(weights(1.0), CONTENT, STYLE),
+        BatchEntry(weights(float("inf")), CONTENT, STYLE),
+        BatchEntry(weights(50.0), CONTENT, STYLE, init_image=CONTENT),
+        BatchEntry(weights(4.0), CONTENT[:, ::-1], STYLE[:, 3:], seed=3),
     ]
     seen: list[Progress] = []
     before = advance._cache_size()
-    together = solve_lanes(tmp_path, schedule, seen, lanes)
+    together = solve_lanes(tmp_path, schedule, seen, entries)
     assert advance._cache_size() == before + 2  # one for each scale
     assert isinstance(together[1], InputError)
     for index in (0, 2, 3):
         chunks: list[Progress] = []
-        (alone,) = solve_lanes(tmp_path, schedule, chunks, [lanes[index]])
-        own = [chunk for chunk in seen if chunk.lane == index]
+        (alone,) = solve_lanes(tmp_path, schedule, chunks, [entries[index]])
+        own = [chunk for chunk in seen if chunk.entry == index]
         solution = together[index]
         assert isinstance(alone, Solution)
         assert isinstance(solution, Solution)
@@ -157,13 +166,13 @@ def test_a_lane_of_four_times_the_pixels_takes_four_times_the_memory(tmp_path: P
     network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
     objective = Objective(network, ("block2_conv1",), ("block1_conv1",), "relative")
     params = load_params(ParamsSource("random"), network, network.layers, tmp_path).params
-    small, large = (bytes_of_lane(objective, Lbfgs(10, "none", 0.02), params, size) for size in ((24, 32), (48, 64)))
+    small, large = (bytes_per_entry(objective, Lbfgs(10, "none", 0.02), params, size) for size in ((24, 32), (48, 64)))
     assert small > 24 * 32 * 4 * (3 * 20 + 2 * 4)  # the solver's memory, and two layers' maps
     assert large == pytest.approx(4 * small, rel=0.01)
 
 
 def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path) -> None:
-    lane = Lane(weights(float("inf")), CONTENT, STYLE)
-    (error,) = solve_lanes(tmp_path, Schedule(((24, 32),), 2, "noise"), [], [lane])
+    entry = BatchEntry(weights(float("inf")), CONTENT, STYLE)
+    (error,) = solve_lanes(tmp_path, Schedule(((24, 32),), 2, "noise"), [], [entry])
     assert isinstance(error, InputError)
     assert re.search(r"initial picture is (inf|nan)", str(error))

@@ -205,9 +205,9 @@ def _download(client: Any, uri: str, runs: Sequence[Any], folder: Path) -> Path:
         for file in _WANTED:
             if _is_there(client, run.info.run_id, file):
                 client.download_artifacts(run.info.run_id, file, str(run_folder.path))
-        clip = run_folder.result.get("clip")
-        if clip and _is_there(client, run.info.run_id, clip):
-            client.download_artifacts(run.info.run_id, clip, str(run_folder.path))
+        result = run_folder.result_so_far
+        if result is not None and result.video and _is_there(client, run.info.run_id, result.video):
+            client.download_artifacts(run.info.run_id, result.video, str(run_folder.path))
         if run.info.status == "FINISHED":
             run_folder.mark_tracked(tracked)
     return folder

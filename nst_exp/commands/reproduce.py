@@ -36,11 +36,11 @@ from nst_exp.files import home_expanded
 from nst_exp.grammar import escape_all
 from nst_exp.media.image import locate, sha256_of
 from nst_exp.records import tracking
-from nst_exp.records.folder import CONFIG, PICTURE, PRODUCTS, RESULT, RunFolder
+from nst_exp.records.folder import CONFIG, PICTURE, RESULT, RunFolder
+from nst_exp.records.result import Result
 
 _PICTURES = ("content", "style")
 _PARAMS = "params.path"
-_RESULTS = {"total_loss", "measures", "sha256"}
 _HASHES = {"content", "style", "params", "pastiche"}
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".avif", ".jp2"}
 _OUTPUTS = "outputs"  # results lie there, not inputs
@@ -57,7 +57,7 @@ class _Logged:
     @property
     def hashes(self) -> Mapping[str, str]:
         """SHA-256 of content, style, params and pastiche."""
-        return self.folder.result["sha256"]
+        return self.folder.result.sha256
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,8 @@ def _download(client: Any, run_id: str, folder: Path) -> _Logged:
 
 def _is_sound(folder: RunFolder) -> bool:
     try:
-        result = folder.result
-        return bool(folder.record.tags) and result.keys() >= _RESULTS and result["sha256"].keys() >= _HASHES
-    except InputError:  # no record
+        return bool(folder.record.tags) and folder.result.sha256.keys() >= _HASHES
+    except InputError:  # no record, or no result
         return False
 
 
@@ -207,7 +206,7 @@ def _repeat(config: RunConfig, logged: _Logged, output: Path) -> RunFolder:
         InputError: if the network's params are others.
     """
     logging.getLogger("jax").setLevel(logging.WARNING)  # it reports each device it does not find
-    from nst_exp.runs.experiment import Origin, input_hashes, run_experiment
+    from nst_exp.runs.run import Origin, input_hashes, run_alone
 
     found, wanted = input_hashes(config)["params"], logged.hashes["params"]
     if found != wanted:
@@ -216,7 +215,7 @@ def _repeat(config: RunConfig, logged: _Logged, output: Path) -> RunFolder:
             f"that was {wanted}; give {_PARAMS}=FILE"
         )
     output.mkdir(parents=True, exist_ok=True)
-    run_experiment(config, output, Origin(f"{logged.name}, again"))
+    run_alone(config, output, Origin(f"{logged.name}, again"))
     return RunFolder(output)
 
 
@@ -229,9 +228,9 @@ def _compare(logged: _Logged, repeated: RunFolder) -> int:
     digest = sha256_of(then.path / PICTURE)
     if digest != logged.hashes["pastiche"]:
         print(f"MLflow's picture is not the one that the run made: {RESULT} tells of another SHA-256")
-    files = [_Pair(kind, then.path / then.result[kind], now) for kind in PRODUCTS if kind in then.result]
+    files = [_Pair(what, then.path / name, now) for what, name in then.result.products.items()]
     for pair in files:
-        print(pair.verdict if pair.kind == "pastiche" else f"{pair.kind}: {pair.verdict}")
+        print(pair.verdict if pair.what == "pastiche" else f"{pair.what}: {pair.verdict}")
     if not all(pair.verdict.startswith(_SAME_FILE) for pair in files):
         _print_table(["", "then", "now", "change"], _numbers(then.result, now.result))
     changed = _changed(then, now)
@@ -247,24 +246,24 @@ class _Pair:
     """A picture or video as MLflow has it, and the repeated run.
 
     Attributes:
-        kind: one of `PRODUCTS`.
+        what: one of `Result.products`.
     """
 
-    kind: str
+    what: str
     then: Path
     repeated: RunFolder
 
     @functools.cached_property
     def verdict(self) -> str:
         """Whether the two are identical, or how far off."""
-        name = self.repeated.result.get(self.kind)
+        name = self.repeated.result.products.get(self.what)
         if name is None:
             return "not identical: the repeated run has none"
         now = self.repeated.path / name
         digest = sha256_of(self.then)
         if digest == sha256_of(now):
             return f"{_SAME_FILE}, SHA-256 {digest}"
-        if self.kind == "pastiche":
+        if self.what == "pastiche":
             return _verdict([_levels(self.then)], [_levels(now)])
         if _sound(self.then) != _sound(now):
             return "not identical: its sound differs"
@@ -330,9 +329,9 @@ def _verdict(then: Iterable[npt.NDArray[np.int16]], now: Iterable[npt.NDArray[np
     )
 
 
-def _numbers(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[list[str]]:
+def _numbers(then: Result, now: Result) -> list[list[str]]:
     """A row for the loss and each measure: before, after and the change."""
-    tables = [{"total_loss": result["total_loss"], **result["measures"]} for result in (then, now)]
+    tables = [{"total_loss": result.total_loss, **result.measures} for result in (then, now)]
     rows = []
     for name in dict.fromkeys(name for table in tables for name in table):
         before, after = (table.get(name, math.nan) for table in tables)

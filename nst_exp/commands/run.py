@@ -60,9 +60,9 @@ def _run(config: DictConfig) -> float | tuple[float, ...]:
 def _one_run(config: DictConfig, settings: Any) -> float | tuple[float, ...]:
     """Do the run; what it returns is for Hydra's sweepers."""
     checked = job.checked(config)
-    from nst_exp.runs.experiment import run_experiment
+    from nst_exp.runs.run import run_alone
 
-    result = run_experiment(checked, Path(settings.runtime.output_dir), job.origin(checked, settings))
+    result = run_alone(checked, Path(settings.runtime.output_dir), job.origin(checked, settings))
     return returned(result, checked.optimized_metrics)
 
 

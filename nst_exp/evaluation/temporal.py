@@ -17,7 +17,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class FramePair:
     """One frame of a clip: the source's levels, and the pastiche's."""
 
     content: Levels
@@ -30,7 +30,7 @@ class Steadiness:
 
     _of_pairs: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, before: Seen, after: Seen, backward: Flow, held: Mask, still: Mask) -> None:
+    def add(self, before: FramePair, after: FramePair, backward: Flow, held: Mask, still: Mask) -> None:
         """Take in the frame `after`, which follows `before`.
 
         Args:
@@ -51,7 +51,7 @@ class Steadiness:
             for name, values in self._of_pairs.items()
         }
 
-    def _both(self, before: Seen, after: Seen) -> list[tuple[str, Levels, Levels]]:
+    def _both(self, before: FramePair, after: FramePair) -> list[tuple[str, Levels, Levels]]:
         return [("", before.pastiche, after.pastiche), ("_source", before.content, after.content)]
 
     def _append(self, name: str, values: Float32[np.ndarray, "height width"], where: Mask) -> None:

@@ -1,7 +1,7 @@
-"""What a frame of a clip has from the frames before it: where it sets out from, and what it is held to.
+"""Propagation along optical flow: what a frame of a video takes over from the painted frames before it.
 
-Frames are painted one after the other, for each needs the last. Earlier pictures come as levels, as they are in their
-files, so that a clip that was interrupted goes on to the very same result.
+Earlier pictures come as levels, as they are in their files, so that a video that was interrupted is resumed to the very
+same result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHARE_OF_NEIGHBOUR = 0.5  # Ruder et al. 2016, section 4.4: delta, in passes af
 
 
 @dataclass(frozen=True, eq=False)
-class Past:
+class PreviousFrame:
     """A frame that is painted already.
 
     Attributes:
@@ -37,12 +37,12 @@ class Past:
 
 
 @dataclass(frozen=True, eq=False)
-class Link:
-    """How a frame hangs on to those before.
+class Propagated:
+    """What a frame takes over from those before it.
 
     Attributes:
-        init: what it sets out from.
-        anchor: what it is held to ...
+        init: the picture that the solver starts from.
+        anchor: the picture that the frame is held to ...
         mask: ... where this is True.
     """
 
@@ -51,30 +51,30 @@ class Link:
     mask: Mask
 
 
-def link(
+def propagate(
     flow_between: FlowBetween,
     frame_index: int,
     content: Levels,
-    past: Sequence[Past],
+    previous: Sequence[PreviousFrame],
     reach: Sequence[int],
-) -> Link:
-    """The link of a frame to the frames at the distances `reach` before it.
+) -> Propagated:
+    """Carry the painted frames at the distances `reach` before a frame along to it.
 
-    Each pixel is held to the nearest frame that shows it. What none of them shows sets out from the content image in
-    the colours that the last picture gave to its own: bare, it would take more steps to be painted than a frame has.
+    Each pixel is held to the nearest frame that shows it. Pixels that none of them shows start from the content image
+    in the colours that the last picture gave to its own: without them, they would need more steps than a frame has.
 
     Args:
         flow_between: the source's optical flow from one frame to another.
-        past: the nearest frame first.
-        reach: in frames painted, 1 or more each; distances beyond the clip's beginning are left out.
+        previous: the nearest frame first.
+        reach: in frames painted, 1 or more each; distances beyond the video's beginning are left out.
 
     References:
         Ruder, Dosovitskiy, Brox (2016), sections 4.1 to 4.3.
     """
-    fresh = _recoloured(content, past[0])
+    fresh = _recoloured(content, previous[0])
     anchor, carried = fresh, np.zeros(content.shape[:2], bool)
     held = carried.copy()
-    for earlier in (past[back - 1] for back in sorted(reach) if back <= len(past)):
+    for earlier in (previous[back - 1] for back in sorted(reach) if back <= len(previous)):
         now, then = (frame_index, content), (earlier.frame_index, earlier.content)
         backward, forward = flow_between(now, then), flow_between(then, now)
         shown = ~hidden(backward, forward)
@@ -84,20 +84,22 @@ def link(
         new = (trusted & ~held) | (shown & ~carried)
         anchor = np.where(new[..., None], warped, anchor)
         carried, held = carried | shown, held | trusted
-    return Link(_feathered(anchor, fresh, carried), anchor, held)
+    return Propagated(_feathered(anchor, fresh, carried), anchor, held)
 
 
-def blended(link: Link, own: Levels) -> Link:
-    """The link of a frame in a pass after the first: half its neighbour's, half `own`, the last pass's picture.
+def blended(propagated: Propagated, own: Levels) -> Propagated:
+    """For passes after the first: start half from the neighbour, half from `own`, the last pass's picture.
 
     References:
         Ruder, Dosovitskiy, Brox (2016), section 4.4, equation 10.
     """
-    share = _SHARE_OF_NEIGHBOUR * link.mask[..., None].astype(np.float32)
-    return Link(share * link.anchor + (1 - share) * own.astype(np.float32) / 255, link.anchor, link.mask)
+    share = _SHARE_OF_NEIGHBOUR * propagated.mask[..., None].astype(np.float32)
+    return Propagated(
+        share * propagated.anchor + (1 - share) * own.astype(np.float32) / 255, propagated.anchor, propagated.mask
+    )
 
 
-def _recoloured(content: Levels, last: Past) -> Pixels:
+def _recoloured(content: Levels, last: PreviousFrame) -> Pixels:
     """`content` under the affine map of colours that comes closest to what `last` made of its own content."""
     before, after = _colours(last.content), last.pastiche.reshape(-1, 3) / np.float32(255)
     mapping, *_ = np.linalg.lstsq(before, after, rcond=None)

@@ -22,6 +22,7 @@ import yaml
 
 from nst_exp.errors import InputError
 from nst_exp.files import TEMPORARY, digest, read_json, write_atomically, write_json
+from nst_exp.records.result import Result
 
 # Raise it when a change of code alters pictures or measures: earlier results then no longer count as done.
 RESULTS_VERSION = 5
@@ -29,7 +30,6 @@ RESULTS_VERSION = 5
 PICTURE = "pastiche.png"  # of a clip: a frame from its middle
 CLIP = "pastiche"  # a clip, its suffix by its codec
 SIDE_BY_SIDE = "side_by_side"  # source and pastiche in one clip
-PRODUCTS = ("pastiche", "clip", "side_by_side")  # keys of result.json that name a file, and of its hashes
 FRAMES = "frames"  # folder of a clip's painted frames
 CONFIG = "config.yaml"  # resolved: repeats the run
 RESULT = "result.json"  # losses, measures, costs
@@ -169,9 +169,9 @@ class RunFolder:
         rows.writerows(zip(*(column.tolist() for column in trace.values()), strict=True))
         write_atomically(self.path / TRACE, text.getvalue().encode())
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: Result) -> None:
         """Write the result: from here on the run is finished."""
-        write_json(self.path / RESULT, result)
+        result.write(self.path / RESULT)
         with contextlib.suppress(OSError):
             (self.path / _FAILURE).unlink(missing_ok=True)
 
@@ -184,14 +184,13 @@ class RunFolder:
         self.refuse_foreign_files()
         self._clear()
         write_json(self.path / _RECORD, asdict(replace(record, tags=other.record.tags)))
-        files = {name for key in ("clip", "side_by_side") if (name := other.result.get(key))}
-        for file in (CONFIG, PICTURE, TRACE, PROGRESS, FRAMES, *files):
+        for file in (CONFIG, TRACE, PROGRESS, FRAMES, *other.result.products.values()):
             source, target = other.path / file, self.path / file
             if source.is_dir():
                 shutil.copytree(source, target, dirs_exist_ok=True)
             elif source.exists():
                 shutil.copy2(source, target)
-        self.finish({**other.result, "reused_from": str(other.path)})
+        self.finish(replace(other.result, reused_from=str(other.path)))
 
     def _clear(self) -> None:
         """Remove what an earlier try has left, `result.json` first: without it nothing else counts.
@@ -217,20 +216,33 @@ class RunFolder:
 
         A folder whose picture or video was deleted is not finished: the run is done again.
         """
-        named = [self.result[kind] for kind in PRODUCTS if kind in self.result]
-        return bool(named) and all((self.path / str(name)).is_file() for name in named)
+        result = self.result_so_far
+        return result is not None and all((self.path / name).is_file() for name in result.products.values())
 
     @property
     def sound(self) -> bool:
         """Whether the run is finished and its picture or videos are as they were written."""
-        hashes = self.result.get("sha256", {})
-        files = {kind: self.path / self.result[kind] for kind in PRODUCTS if kind in self.result}
-        return self.finished and all(digest(path) == hashes.get(kind) for kind, path in files.items())
+        if not self.finished:
+            return False
+        products, hashes = self.result.products, self.result.sha256
+        return all(digest(self.path / name) == hashes.get(what) for what, name in products.items())
 
     @property
-    def result(self) -> dict[str, Any]:
-        """What `finish` wrote, {} before that."""
-        return read_json(self.path / RESULT)
+    def result(self) -> Result:
+        """The result of a finished run.
+
+        Raises:
+            InputError: if the run is not finished, or its result is damaged.
+        """
+        result = self.result_so_far
+        if result is None:
+            raise InputError(f"{str(self.path)!r} holds no finished run: no sound {RESULT}")
+        return result
+
+    @property
+    def result_so_far(self) -> Result | None:
+        """The result; None while there is none."""
+        return Result.read(self.path / RESULT)
 
     @property
     def record(self) -> Record:

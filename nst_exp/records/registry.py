@@ -39,7 +39,7 @@ class Ledger:
         if found is None:
             return None
         run = RunFolder(found)
-        return run if run.result.get("identity") == identity and run.sound else None
+        return run if run.sound and run.result.identity == identity else None
 
     def add_run(self, identity: str, folder: Path) -> None:
         """Remember that `folder` holds the finished run of `identity`."""

@@ -19,7 +19,8 @@ import yaml
 from nst_exp.errors import InputError
 from nst_exp.evaluation.catalogue import ALL_MEASURES
 from nst_exp.files import read_json
-from nst_exp.records.folder import PICTURE, RunFolder, Value, run_folders
+from nst_exp.records.folder import RunFolder, Value, run_folders
+from nst_exp.records.result import Result
 from nst_exp.report.cases import Case, Rated, Reference, cases_of
 from nst_exp.report.filter import Row, matching
 
@@ -69,14 +70,14 @@ class Point:
     def picture(self) -> Path | None:
         """Its picture, or the latest on the way; None before there is any."""
         if self.status == DONE:
-            return self.folder.path / self.folder.result.get("pastiche", PICTURE)
+            return self.folder.path / self.folder.result.pastiche
         return next((path for _, path in reversed(list(self.folder.progress))), None)
 
     @property
     def clip(self) -> Path | None:
         """Its clip; None if it has none."""
-        name = self.folder.result.get("clip")
-        return self.folder.path / name if name else None
+        result = self.folder.result_so_far
+        return self.folder.path / result.video if result is not None and result.video else None
 
     @property
     def step(self) -> int | None:
@@ -311,9 +312,10 @@ def _overrides(run: RunFolder) -> tuple[str, ...]:
 
 
 def _point(run: RunFolder) -> Point:
-    result, failure = run.result, run.failure
+    result, failure = run.result_so_far, run.failure
     overrides = _overrides(run)
-    numbers = dict(result.get("measures") or {}) | {name: result[name] for name in COSTS if name in result}
+    numbers = {} if result is None else {**result.measures, **_shown_costs(result)}
+    losses = {} if result is None else result.losses
     settings, tags = _settings(run)
     settings |= dict(map(override_of, overrides))
     return Point(
@@ -323,10 +325,14 @@ def _point(run: RunFolder) -> Point:
         overrides=overrides,
         settings=settings,
         numbers={name: float(value) for name, value in numbers.items() if _is_finite(value)},
-        losses={name: float(value) for name, value in (result.get("losses") or {}).items() if _is_finite(value)},
+        losses={name: float(value) for name, value in losses.items() if _is_finite(value)},
         error=str(failure.get("error", "")),
         reference=Reference.of(settings, tags),
     )
+
+
+def _shown_costs(result: Result) -> dict[str, float]:
+    return {name: cost for name, cost in result.costs.items() if name in COSTS}
 
 
 def _settings(run: RunFolder) -> tuple[dict[str, Value], Mapping[str, str]]:

@@ -1,4 +1,4 @@
-"""A camera's run: the newest frame, painted within a budget of time, shown on a page and written to a clip."""
+"""Runs of a camera: the newest frame is painted within a budget of time, shown on a page and written to a video."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,27 +25,22 @@ from nst_exp.media.camera import Camera, Snapshot
 from nst_exp.media.frame_conversion import resize
 from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_levels
 from nst_exp.media.video_writer import CODECS, write_clip
-from nst_exp.memory import forget_peak, peak_mb
+from nst_exp.memory import peak_mb, reset_peak
 from nst_exp.motion.flow_cache import Flows
-from nst_exp.motion.propagation import Past, link
-from nst_exp.records.folder import CLIP, PICTURE, RunFolder, loss_column
+from nst_exp.motion.propagation import PreviousFrame
+from nst_exp.outcome import Outcome
+from nst_exp.records.folder import CLIP, PICTURE, loss_column
+from nst_exp.records.result import Result
 from nst_exp.records.tracking import TrackedRun
-from nst_exp.runs.preparation import (
-    Inputs,
-    cache_folder,
-    following_method,
-    following_schedule,
-    frame_size,
-    memory_explained,
-    schedule_of,
-    solver_method,
-)
+from nst_exp.runs.frame_policy import frame_policy
+from nst_exp.runs.inputs import Inputs, SolverSetup, out_of_memory_as_input_error
+from nst_exp.runs.kind import ActiveRun, Within
+from nst_exp.runs.plan import cache_folder
 from nst_exp.runs.preview import Preview, jpeg
 from nst_exp.runs.progress import progress
+from nst_exp.runs.source import CameraSource
 from nst_exp.signals import heeded
-from nst_exp.transfer.objective import Anchor
-from nst_exp.transfer.solver import Method
-from nst_exp.transfer.stylize import Lane, Progress, Schedule, Solution, StyleMemory, stylize
+from nst_exp.transfer.stylize import BatchEntry, Progress, Solution, StyleMemory, stylize
 
 Levels = npt.NDArray[np.uint8]
 
@@ -57,26 +51,47 @@ _RECENT = 10  # frames whose rate the page shows
 _log = logging.getLogger(__name__)
 
 
-def paint_camera(inputs: Inputs, folder: RunFolder, run: TrackedRun) -> dict[str, Any]:
-    """Paint what the camera sees until `camera.seconds` are over or Ctrl-C ends it, and write everything down.
+class CameraRuns:
+    """The `RunKind` of cameras."""
+
+    def batch_key(self, inputs: Inputs) -> Hashable:
+        """See `RunKind`: a camera's run is always alone."""
+        return object()
+
+    def solve(self, runs: Sequence[ActiveRun], within: Within) -> list[Outcome[_Live]]:
+        """Paint what the camera sees until `camera.seconds` are over or Ctrl-C ends it; see `RunKind`."""
+        (run,) = runs
+        with within(0):
+            return [Outcome(_painted(run))]
+
+    def finish(self, run: ActiveRun, outcome: Outcome[_Live]) -> Result:
+        """See `RunKind`."""
+        result = _result(run, outcome.get())
+        run.folder.finish(result)
+        return result
+
+
+KIND = CameraRuns()
+
+
+def _painted(run: ActiveRun) -> _Live:
+    """Open camera and page, and paint until the end.
 
     Raises:
-        InputError: if the camera or the page's port cannot be had, or a file cannot be written.
+        InputError: if the camera or the page's port cannot be opened, or a file cannot be written.
     """
-    forget_peak()
-    config, device = inputs.plan.config, inputs.plan.camera
-    assert device is not None
+    reset_peak()
+    config, source = run.inputs.plan.config, run.inputs.plan.source
+    assert isinstance(source, CameraSource)
     codec = CODECS[config.video.codec]
-    path = folder.path / f"{CLIP}{codec.suffix}"
-    with Preview(config.camera.port) as preview, Camera(device) as camera, memory_explained(config):
+    path = run.folder.path / f"{CLIP}{codec.suffix}"
+    with Preview(config.camera.port) as preview, Camera(source.device) as camera, out_of_memory_as_input_error(config):
         _log.info("preview: %s", preview.url)
-        live = _Live(inputs, camera, preview, run, path)
+        live = _Live(run.inputs, source, camera, preview, run.tracked, path)
         live.warm_up()
         with _ended_by_signals() as ended:
-            write_clip(path, live.frames(ended), codec, time_base=_TICK, rate=device.rate)
-    result = _result(inputs, live, path, folder)
-    folder.finish(result)
-    return result
+            write_clip(path, live.frames(ended), codec, time_base=_TICK, rate=source.device.rate)
+    return live
 
 
 @contextlib.contextmanager
@@ -149,74 +164,60 @@ class _Painted:
 
 
 class _Painter:
-    """Paints frame after frame, each setting out from the last as `video.mode` says.
+    """Paints frame after frame, each following from the last as `video.mode` says.
 
     Attributes:
         most: steps that a frame may take, however much time there is.
     """
 
-    def __init__(self, inputs: Inputs) -> None:
-        self._inputs = inputs
-        self._mode = inputs.plan.config.video.mode
+    def __init__(self, inputs: Inputs, source: CameraSource) -> None:
+        video = inputs.plan.config.video
+        self._inputs, self._source = inputs, source
         self._memory = StyleMemory()
-        self._past: list[Past] = []
-        self._flows = Flows(inputs.plan.config.video.estimator, folder=None, limit_mb=0)
-        self._picture_schedule = schedule_of(inputs)
-        self._picture_method = solver_method(inputs.plan.config.solver)
-        if self._mode == "independent":
-            finest = self._picture_schedule.sizes[-1:]
-            self._schedule, self._method = replace(self._picture_schedule, sizes=finest), self._picture_method
-        else:
-            self._schedule, self._method = following_schedule(inputs), following_method(inputs.plan.config)
-        self.most = self._schedule.steps
+        self._previous: list[PreviousFrame] = []
+        flows = Flows(video.estimator, folder=None, limit_mb=0)
+        # a frame further back is too far away in so few frames a second
+        self._policy = frame_policy(video, flows, distances=[1])
+        self._first = SolverSetup.of(inputs)
+        schedule = self._first.schedule
+        alone = replace(self._first, schedule=replace(schedule, sizes=schedule.sizes[-1:]))
+        self._setup = SolverSetup.following(inputs) if self._policy.follows else alone
+        self.most = self._setup.schedule.steps
 
     def begin(self, snapshot: Snapshot, on_chunk: Callable[[Progress], None]) -> None:
-        """If frames set out from the last: paint a first one like a picture, with all the time that takes."""
-        if self._mode == "independent":
+        """If frames start from the last: paint a first one like a picture, with all the time that takes."""
+        if not self._policy.follows:
             return
         content = self.resized(snapshot)
-        solution = self._solved(self._lane(content), self._picture_method, self._picture_schedule, on_chunk)
-        self._past = [Past(snapshot.index, content, to_uint8(solution.pastiche))]
+        solution = self._solved(self._entry(content), self._first, on_chunk)
+        self._previous = [PreviousFrame(snapshot.index, content, to_uint8(solution.pastiche))]
 
     def paint(self, snapshot: Snapshot, steps: int) -> _Painted:
         """Paint a frame in at most so many steps."""
         content = self.resized(snapshot)
-        lane = self._following(self._lane(content), snapshot.index, content)
+        entry = self._policy.start(self._entry(content), snapshot.index, content, self._previous, own=None)
         started = time.monotonic()
-        solution = self._solved(lane, self._method, replace(self._schedule, steps=steps))
+        solution = self._solved(entry, replace(self._setup, schedule=replace(self._setup.schedule, steps=steps)))
         pastiche = to_uint8(solution.pastiche)
         solver_ms = 1000 * (time.monotonic() - started)
-        if self._mode != "independent":
-            self._past = [Past(snapshot.index, content, pastiche)]
+        if self._policy.follows:
+            self._previous = [PreviousFrame(snapshot.index, content, pastiche)]
         return _Painted(snapshot.levels, content, pastiche, solution, solver_ms)
 
     def resized(self, snapshot: Snapshot) -> Levels:
         """The frame at the run's size."""
-        return resize(snapshot.levels, frame_size(self._inputs.plan))
+        return self._source.resized(snapshot.levels, self._inputs.plan.config)
 
-    def _lane(self, content: Levels) -> Lane:
+    def _entry(self, content: Levels) -> BatchEntry:
         image = jnp.asarray(from_uint8(content))
-        return Lane(self._inputs.weights, image, self._inputs.style_image, seed=self._inputs.plan.config.seed)
-
-    def _following(self, lane: Lane, index: int, content: Levels) -> Lane:
-        if self._mode == "independent":
-            return lane
-        if self._mode == "warm_start":
-            return replace(lane, init_image=jnp.asarray(from_uint8(self._past[0].pastiche)))
-        # a bare photograph, where flow has lost the picture, could not be painted over in so few steps
-        found = link(self._flows.between, index, content, self._past, [1])
-        mask = jnp.asarray(found.mask, jnp.float32)[None, ..., None]
-        anchor = Anchor(jnp.asarray(found.anchor)[None], mask)
-        return replace(lane, init_image=jnp.asarray(found.init)[None], anchor=anchor)
+        return BatchEntry(self._inputs.weights, image, self._inputs.style_image, seed=self._inputs.plan.config.seed)
 
     def _solved(
-        self, lane: Lane, method: Method, schedule: Schedule, on_chunk: Callable[[Progress], None] = lambda chunk: None
+        self, entry: BatchEntry, setup: SolverSetup, on_chunk: Callable[[Progress], None] = lambda chunk: None
     ) -> Solution:
-        objective, params = self._inputs.plan.objective, self._inputs.params
-        (solution,) = stylize(objective, method, params, [lane], schedule, on_chunk, self._memory)
-        if isinstance(solution, InputError):
-            raise solution
-        return solution
+        params = self._inputs.params
+        (outcome,) = stylize(setup.objective, setup.method, params, [entry], setup.schedule, on_chunk, self._memory)
+        return outcome.get()
 
 
 # --- frame after frame -----------------------------------------------------------------------------------------
@@ -230,17 +231,26 @@ class _Live:
         seconds: that it was live.
         dropped: frames of the camera that came between those painted.
         last: the frame painted last.
+        path: of the video.
     """
 
-    def __init__(self, inputs: Inputs, camera: Camera, preview: Preview, run: TrackedRun, clip: Path) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        source: CameraSource,
+        camera: Camera,
+        preview: Preview,
+        tracked: TrackedRun,
+        path: Path,
+    ) -> None:
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0
         self.dropped = 0
         self.last: _Painted | None = None
         self._seconds_wanted = inputs.plan.config.camera.seconds or math.inf
-        self._painter = _Painter(inputs)
+        self._painter = _Painter(inputs, source)
         self._pace = Pace(inputs.plan.config.camera.budget_ms, self._painter.most)
-        self._camera, self._preview, self._run, self._clip = camera, preview, run, clip
+        self._camera, self._preview, self._tracked, self.path = camera, preview, tracked, path
         self._shown: deque[float] = deque(maxlen=_RECENT)  # when the latest frames were
 
     def warm_up(self) -> None:
@@ -298,9 +308,9 @@ class _Live:
         row = {"step": index} | _numbers(painted) | {"frame/latency_ms": latency_ms, "frame/dropped": dropped}
         self.rows.append(row)
         status = {"state": "live", "fps": self._rate, "latency_ms": latency_ms, "steps": painted.solution.steps}
-        counts = {"frames": len(self.rows), "dropped": self.dropped, "clip": str(self._clip)}
+        counts = {"frames": len(self.rows), "dropped": self.dropped, "clip": str(self.path)}
         self._preview.show(picture, status | counts)
-        self._run.log_trace({name: np.array([value]) for name, value in row.items()})
+        self._tracked.log_trace({name: np.array([value]) for name, value in row.items()})
 
     @property
     def _rate(self) -> float:
@@ -329,40 +339,40 @@ def _numbers(painted: _Painted) -> dict[str, float]:
 # --- the result ------------------------------------------------------------------------------------------------
 
 
-def _result(inputs: Inputs, live: _Live, path: Path, folder: RunFolder) -> dict[str, Any]:
-    """What result.json holds; the picture, its losses and its measures are those of the last frame."""
+def _result(run: ActiveRun, live: _Live) -> Result:
+    """Picture, losses and measures are those of the last frame."""
     assert live.last is not None
-    rows, solution = live.rows, live.last.solution
+    folder, rows, solution = run.folder, live.rows, live.last.solution
     folder.write_trace({name: np.array([row[name] for row in rows]) for name in rows[0]})
     write_levels(folder.path / PICTURE, live.last.pastiche)
     evaluations = int(sum(row["frame/evaluations"] for row in rows))
-    hashes = {name: sha256_of(file) for name, file in {"pastiche": folder.path / PICTURE, "clip": path}.items()}
-    return {
-        "identity": folder.record.identity,
-        "pastiche": PICTURE,
-        "clip": path.name,
-        "frames": len(rows),
-        "dropped": live.dropped,
-        "latency_ms": float(np.median([row["frame/latency_ms"] for row in rows])),
-        "total_loss": solution.total_loss,
-        "losses": solution.losses,
-        "measures": _measures(inputs, live.last),
-        "steps": int(sum(row["frame/steps"] for row in rows)),
-        "evaluations": evaluations,
-        "restarts": int(sum(row["frame/restarts"] for row in rows)),
-        "seconds": live.seconds,
-        "evaluations_per_second": evaluations / live.seconds,
-        "frames_per_second": len(rows) / live.seconds,
-        "peak_memory_mb": peak_mb(),
-        "sha256": {**inputs.plan.hashes, **hashes},
-    }
+    hashes = {name: sha256_of(file) for name, file in {"pastiche": folder.path / PICTURE, "video": live.path}.items()}
+    return Result(
+        identity=folder.record.identity,
+        pastiche=PICTURE,
+        video=live.path.name,
+        frames=len(rows),
+        dropped=live.dropped,
+        latency_ms=float(np.median([row["frame/latency_ms"] for row in rows])),
+        total_loss=solution.total_loss,
+        losses=solution.losses,
+        measures=_measures(run.inputs, live.last),
+        steps=int(sum(row["frame/steps"] for row in rows)),
+        evaluations=evaluations,
+        restarts=int(sum(row["frame/restarts"] for row in rows)),
+        seconds=live.seconds,
+        evaluations_per_second=evaluations / live.seconds,
+        frames_per_second=len(rows) / live.seconds,
+        peak_memory_mb=peak_mb(),
+        sha256={**run.inputs.plan.hashes, **hashes},
+    )
 
 
 def _measures(inputs: Inputs, painted: _Painted) -> dict[str, float]:
     """The measures of one frame, compared with what the camera gave: they do not depend on the run's size."""
     plan = inputs.plan
-    assert plan.camera is not None
+    assert isinstance(plan.source, CameraSource)
     hashes = (hashlib.sha256(painted.original.tobytes()).hexdigest(), plan.hashes["style"])
-    pair = Pair(Path(plan.camera.name), plan.files["style"], hashes, plan.config.aspect, 0, painted.original)
+    pair = Pair(Path(plan.source.device.name), plan.files["style"], hashes, plan.config.aspect, 0, painted.original)
     content, pastiche = (jnp.asarray(from_uint8(levels)) for levels in (painted.content, painted.pastiche))
     return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config))

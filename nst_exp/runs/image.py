@@ -1,147 +1,122 @@
-"""Runs of pictures: solved side by side, then each measured and written down."""
+"""Runs of pictures: solved in a batch, then each is measured and written."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
-from nst_exp.errors import InputError
 from nst_exp.evaluation.evaluator import Pair, measure
 from nst_exp.media.image import sha256_of, to_uint8, write_image
-from nst_exp.memory import forget_peak, peak_mb
-from nst_exp.records.folder import PICTURE, RunFolder, Table, loss_column
-from nst_exp.records.tracking import TrackedRun
-from nst_exp.runs.preparation import Inputs, Static, cache_folder, memory_explained
+from nst_exp.memory import peak_mb, reset_peak
+from nst_exp.outcome import Failure, Outcome
+from nst_exp.records.folder import PICTURE, Table, loss_column
+from nst_exp.records.result import Result
+from nst_exp.runs.inputs import Inputs, SolverSetup, out_of_memory_as_input_error
+from nst_exp.runs.kind import ActiveRun, Within
+from nst_exp.runs.plan import cache_folder
 from nst_exp.runs.progress import phase, progress
-from nst_exp.transfer.stylize import Lane, Progress, Schedule, Solution, initial_image, stylize
+from nst_exp.transfer.stylize import BatchEntry, Progress, Schedule, Solution, initial_image, stylize
 from nst_exp.types import AnyImage
 
-Within = Callable[[int], contextlib.AbstractContextManager[Any]]
-
 
 @dataclasses.dataclass(frozen=True)
-class Canvas:
-    """What a picture is made from, and where to."""
-
-    inputs: Inputs
-    folder: RunFolder
-    run: TrackedRun
-
-    @property
-    def lane(self) -> Lane:
-        """The picture's place in a batch."""
-        inputs = self.inputs
-        return Lane(inputs.weights, inputs.content_image, inputs.style_image, seed=inputs.plan.config.seed)
-
-
-@dataclasses.dataclass(frozen=True)
-class Painted:
-    """What solving brought a picture, and cost it.
+class SolvedImage:
+    """A picture as the solver left it, and what it cost.
 
     Attributes:
         trace: a row for each step.
         seconds: the picture's share of the time that its batch took.
         peak_memory_mb: of the whole batch.
-        lanes: pictures in the batch.
+        batch_size: pictures in the batch.
     """
 
     solution: Solution
     trace: Table
     seconds: float
     peak_memory_mb: float
-    lanes: int
+    batch_size: int
 
 
-def paint(canvases: Sequence[Canvas], within: Within = contextlib.nullcontext) -> list[Painted | InputError]:
-    """Solve pictures of one `Static` side by side; what happens on the way is written down picture by picture.
+class ImageRuns:
+    """The `RunKind` of pictures."""
 
-    Args:
-        within: entered, with a picture's index, around what is written for that one alone.
+    def batch_key(self, inputs: Inputs) -> Hashable:
+        """See `RunKind`."""
+        return SolverSetup.of(inputs)
 
-    Returns:
-        For each picture what solving brought, or why there is nothing.
+    def solve(self, runs: Sequence[ActiveRun], within: Within) -> list[Outcome[SolvedImage]]:
+        """See `RunKind`; losses and pictures on the way are logged for each run."""
+        inputs, count = runs[0].inputs, len(runs)
+        setup = SolverSetup.of(inputs)
+        journals = [_Journal(run, setup.schedule) for run in runs]
+        for index, journal in enumerate(journals):
+            with within(index):
+                journal.begin()
+        _stop_if_all_failed(journals)
+        evaluations = np.zeros(count, int)
+        reset_peak()
+        started = time.monotonic()
+        with progress(setup.schedule.steps, batch_size=count) as bar, out_of_memory_as_input_error(inputs.plan.config):
 
-    Raises:
-        OutOfMemoryError: if the device is out of memory.
-        InputError: if no picture's files can be written.
-    """
-    inputs, count = canvases[0].inputs, len(canvases)
-    static = Static.of(inputs)
-    diaries = [_Diary(canvas, static.schedule) for canvas in canvases]
-    for index, diary in enumerate(diaries):
-        with within(index):
-            diary.begin()
-    _stop_if_all_failed(diaries)
-    evaluations = np.zeros(count, int)
-    forget_peak()
-    started = time.monotonic()
-    with progress(static.schedule.steps, lanes=count) as shown, memory_explained(inputs.plan.config):
+            def on_chunk(chunk: Progress) -> None:
+                with within(chunk.entry):
+                    journals[chunk.entry].add(chunk)
+                _stop_if_all_failed(journals)
+                evaluations[chunk.entry] = chunk.trace.evaluations[-1]
+                loss = float(chunk.trace.totals[-1])
+                bar.update(steps_done=chunk.steps_done, loss=loss, evaluations=int(evaluations.sum()))
 
-        def on_chunk(chunk: Progress) -> None:
-            with within(chunk.lane):
-                diaries[chunk.lane].add(chunk)
-            _stop_if_all_failed(diaries)
-            evaluations[chunk.lane] = chunk.trace.evaluations[-1]
-            loss = float(chunk.trace.totals[-1])
-            shown.update(steps_done=chunk.steps_done, loss=loss, evaluations=int(evaluations.sum()))
+            entries = [_batch_entry(run.inputs) for run in runs]
+            outcomes = stylize(setup.objective, setup.method, inputs.params, entries, setup.schedule, on_chunk)
+        seconds, peak = (time.monotonic() - started) / count, peak_mb()
+        return [
+            journal.outcome(outcome, seconds, peak, count) for journal, outcome in zip(journals, outcomes, strict=True)
+        ]
 
-        lanes = [canvas.lane for canvas in canvases]
-        solutions = stylize(static.objective, static.method, inputs.params, lanes, static.schedule, on_chunk)
-    seconds, peak = (time.monotonic() - started) / count, peak_mb()
-    return [
-        diary.failure
-        or (solution if isinstance(solution, InputError) else Painted(solution, diary.trace, seconds, peak, count))
-        for diary, solution in zip(diaries, solutions, strict=True)
-    ]
+    def finish(self, run: ActiveRun, outcome: Outcome[SolvedImage]) -> Result:
+        """See `RunKind`."""
+        solved, inputs, folder = outcome.get(), run.inputs, run.folder
+        solution = solved.solution
+        folder.write_trace(solved.trace)
+        write_image(folder.path / PICTURE, np.asarray(solution.pastiche))
+        result = Result(
+            identity=folder.record.identity,
+            pastiche=PICTURE,
+            total_loss=solution.total_loss,
+            losses=solution.losses,
+            measures=_measures(inputs, solution),
+            steps=solution.steps,
+            evaluations=solution.evaluations,
+            restarts=solution.restarts,
+            seconds=solved.seconds,
+            evaluations_per_second=solution.evaluations / solved.seconds,
+            peak_memory_mb=solved.peak_memory_mb,
+            batch_size=solved.batch_size,
+            sha256={**inputs.plan.hashes, "pastiche": sha256_of(folder.path / PICTURE)},
+        )
+        folder.finish(result)
+        return result
 
 
-def _stop_if_all_failed(diaries: Sequence[_Diary]) -> None:
-    failures = [diary.failure for diary in diaries if diary.failure is not None]
-    if len(failures) == len(diaries):
-        raise failures[0]
+KIND = ImageRuns()
 
 
-def finish_picture(canvas: Canvas, painted: Painted | InputError) -> dict[str, Any]:
-    """Measure and write everything down.
+def _batch_entry(inputs: Inputs) -> BatchEntry:
+    return BatchEntry(inputs.weights, inputs.content_image, inputs.style_image, seed=inputs.plan.config.seed)
 
-    Returns:
-        What result.json holds.
 
-    Raises:
-        InputError: if there is no solution, or a file cannot be written.
-    """
-    if isinstance(painted, InputError):
-        raise painted
-    inputs, folder, solution = canvas.inputs, canvas.folder, painted.solution
-    folder.write_trace(painted.trace)
-    write_image(folder.path / PICTURE, np.asarray(solution.pastiche))
-    result = {
-        "identity": folder.record.identity,
-        "pastiche": PICTURE,
-        "total_loss": solution.total_loss,
-        "losses": solution.losses,
-        "measures": _measures(inputs, solution),
-        "steps": solution.steps,
-        "evaluations": solution.evaluations,
-        "restarts": solution.restarts,
-        "seconds": painted.seconds,
-        "evaluations_per_second": solution.evaluations / painted.seconds,
-        "peak_memory_mb": painted.peak_memory_mb,
-        "lanes": painted.lanes,
-        "sha256": {**inputs.plan.hashes, "pastiche": sha256_of(folder.path / PICTURE)},
-    }
-    folder.finish(result)
-    return result
+def _stop_if_all_failed(journals: Sequence[_Journal]) -> None:
+    errors = [journal.failure.error for journal in journals if journal.failure.error is not None]
+    if len(errors) == len(journals):
+        raise errors[0]
 
 
 def _measures(inputs: Inputs, solution: Solution) -> dict[str, float]:
-    """What the judge says of the picture as it is written: clipped and rounded to 8 bits."""
+    """Measure the picture as it is written: clipped and rounded to 8 bits."""
     phase("measuring")
     plan, written = inputs.plan, jnp.asarray(to_uint8(solution.pastiche)[None], jnp.float32) / 255
     hashes = (plan.hashes["content"], plan.hashes["style"])
@@ -149,48 +124,47 @@ def _measures(inputs: Inputs, solution: Solution) -> dict[str, float]:
     return measure(plan.config.judge, pair, inputs.content_image, written, cache_folder(plan.config))
 
 
-class _Diary:
+class _Journal:
     """What is written while a picture is solved: its trace, and pictures on the way.
 
     Attributes:
         failure: why something could not be written. The other pictures of the batch are solved all the same.
     """
 
-    def __init__(self, canvas: Canvas, schedule: Schedule) -> None:
-        self._canvas = canvas
+    def __init__(self, run: ActiveRun, schedule: Schedule) -> None:
+        self._run = run
         self._schedule = schedule
         self._tables: list[Table] = []
-        self.failure: InputError | None = None
-        self._snapshots = _snapshot_steps(schedule.steps, canvas.inputs.plan.config.tracking.snapshots)
+        self.failure = Failure()
+        self._snapshots = _snapshot_steps(schedule.steps, run.inputs.plan.config.tracking.snapshots)
 
     def begin(self) -> None:
-        """Write down where the picture sets out from; MLflow's image grid opens with it."""
-        with self._failing_alone():
-            self._keep(initial_image(self._schedule, self._canvas.lane), 0)
+        """Write the initial picture; MLflow's image grid opens with it."""
+        with self.failure.kept():
+            self._keep(initial_image(self._schedule, _batch_entry(self._run.inputs)), 0)
 
     def add(self, chunk: Progress) -> None:
-        """Write down what a chunk brought."""
+        """Write the losses and the pictures of a chunk."""
         self._tables.append(_table(chunk))
-        with self._failing_alone():
-            self._canvas.run.log_trace(self._tables[-1])
+        with self.failure.kept():
+            self._run.tracked.log_trace(self._tables[-1])
             while self._snapshots and chunk.steps_done >= self._snapshots[0]:
                 self._keep(chunk.best_image, self._snapshots.pop(0))
 
-    @contextlib.contextmanager
-    def _failing_alone(self) -> Iterator[None]:
-        try:
-            yield
-        except InputError as error:
-            self.failure = self.failure or error
+    def outcome(self, solved: Outcome[Solution], seconds: float, peak: float, batch_size: int) -> Outcome[SolvedImage]:
+        """The run's outcome, once the batch is solved."""
+        if self.failure.error is not None:
+            return Outcome(error=self.failure.error)
+        if solved.error is not None:
+            return solved.failed_with()
+        return Outcome(SolvedImage(solved.get(), self._trace(), seconds, peak, batch_size))
 
-    @property
-    def trace(self) -> Table:
-        """A row for each step so far."""
+    def _trace(self) -> Table:
         return {name: np.concatenate([table[name] for table in self._tables]) for name in self._tables[0]}
 
     def _keep(self, image: AnyImage, step: int) -> None:
-        write_image(self._canvas.folder.progress_file(step), image)
-        self._canvas.run.log_picture(to_uint8(image), step)
+        write_image(self._run.folder.progress_file(step), image)
+        self._run.tracked.log_picture(to_uint8(image), step)
 
 
 def _table(chunk: Progress) -> Table:

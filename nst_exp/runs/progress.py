@@ -68,12 +68,12 @@ class RunProgress:
     Args:
         steps: the number of steps, None if it is not known.
         unit: what is counted.
-        lanes: the number of pictures that are solved side by side.
+        batch_size: the number of pictures that are solved together.
     """
 
-    def __init__(self, steps: int | None, unit: str, lanes: int) -> None:
-        self._steps, self._unit, self._lanes = steps, unit, lanes
-        self._name = "solving" if lanes == 1 else f"solving {lanes} pictures"
+    def __init__(self, steps: int | None, unit: str, batch_size: int) -> None:
+        self._steps, self._unit, self._batch_size = steps, unit, batch_size
+        self._name = "solving" if batch_size == 1 else f"solving {batch_size} pictures"
         self._started = self._last = time.monotonic()
 
     def update(self, *, steps_done: int, loss: float, evaluations: int) -> None:
@@ -94,7 +94,7 @@ class RunProgress:
         else:
             _bars.show(self._name, f"{steps_done}/{self._steps or '?'}, {numbers}", steps_done, self._steps)
             if SweepProgress.current is not None and self._steps:
-                _bars.state_sweep(SweepProgress.current.state(self._lanes * steps_done / self._steps))
+                _bars.state_sweep(SweepProgress.current.state(self._batch_size * steps_done / self._steps))
 
 
 class _Bars:
@@ -180,11 +180,11 @@ def phase(name: str, *, logged: bool = True) -> None:
 
 
 @contextlib.contextmanager
-def progress(steps: int | None, unit: str = "step", lanes: int = 1) -> Iterator[RunProgress]:
+def progress(steps: int | None, unit: str = "step", batch_size: int = 1) -> Iterator[RunProgress]:
     """Show the solver's progress over `steps` steps, see `RunProgress`; until the first of them it compiles."""
     with _shown():
         phase("compiling", logged=False)
-        yield RunProgress(steps, unit, lanes)
+        yield RunProgress(steps, unit, batch_size)
 
 
 @contextlib.contextmanager

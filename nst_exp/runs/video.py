@@ -1,4 +1,4 @@
-"""Films of one clip painted frame by frame together, to disk; what is painted is never painted again."""
+"""Runs of one video, painted frame by frame together; frames that are painted are never painted again."""
 
 from __future__ import annotations
 
@@ -6,133 +6,161 @@ import contextlib
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nst_exp.devices import backend
 from nst_exp.errors import InputError
 from nst_exp.media.image import from_uint8, to_uint8, write_levels
-from nst_exp.media.video import Frame
-from nst_exp.memory import forget_peak
+from nst_exp.media.video import Cut, Frame
+from nst_exp.memory import reset_peak
 from nst_exp.motion.frame_store import Frames
-from nst_exp.motion.propagation import Link, Past, blended, link
+from nst_exp.motion.propagation import PreviousFrame
+from nst_exp.outcome import Failure, Outcome
 from nst_exp.records.folder import loss_column
-from nst_exp.runs.preparation import (
-    Static,
-    following_method,
-    following_schedule,
-    frame_size,
-    memory_explained,
-)
+from nst_exp.records.result import Result
+from nst_exp.runs.frame_policy import FramePolicy, frames_follow
+from nst_exp.runs.inputs import Inputs, SolverSetup, out_of_memory_as_input_error
+from nst_exp.runs.kind import ActiveRun, Within
 from nst_exp.runs.progress import progress
-from nst_exp.runs.video_files import Film, Levels, log_treatment, shown, write_clips
-from nst_exp.transfer.objective import Anchor
-from nst_exp.transfer.stylize import Lane, Progress, Solution, lanes_that_fit, stylize
+from nst_exp.runs.source import cut_of
+from nst_exp.runs.video_files import Levels, VideoRun, finish_video, log_treatment, logged_values, write_videos
+from nst_exp.transfer.stylize import BatchEntry, Progress, Solution, entries_that_fit, stylize
 
 _Show = Callable[[float, int], None]  # a loss, and evaluations of the frames at work
-_Within = Callable[[int], contextlib.AbstractContextManager[Any]]
 
-_MEMORY_SHARE = 0.8  # of the free memory, for frames side by side
+_MEMORY_SHARE = 0.8  # of the free memory, for the frames of a batch
+
+
+@dataclass(frozen=True)
+class _BatchKey:
+    """What runs must have in common to be painted frame by frame together: the frames, and what is compiled in.
+
+    Attributes:
+        alone: for a frame that does not start from another one.
+        following: for a frame that does; None if none does.
+        max_batch_size: `video.lanes`.
+    """
+
+    alone: SolverSetup
+    following: SolverSetup | None
+    content_sha256: str
+    cut: Cut
+    aspect: str
+    on_corrupt: str
+    mode: str
+    passes: int
+    max_batch_size: int | None
+
+
+class VideoRuns:
+    """The `RunKind` of videos."""
+
+    def batch_key(self, inputs: Inputs) -> Hashable:
+        """See `RunKind`."""
+        config, content = inputs.plan.config, inputs.plan.hashes["content"]
+        video = config.video
+        following = SolverSetup.following(inputs) if frames_follow(video) else None
+        frames = (content, cut_of(config), config.aspect, video.on_corrupt)
+        return _BatchKey(SolverSetup.of(inputs), following, *frames, video.mode, video.passes, video.lanes)
+
+    def solve(self, runs: Sequence[ActiveRun], within: Within) -> list[Outcome[None]]:
+        """Paint a frame of all runs in a batch, then the next; see `RunKind`.
+
+        Frames that an earlier run with the same settings has painted are taken over. Whatever stops this, a video of
+        the frames painted so far is left.
+        """
+        reset_peak()
+        videos = [VideoRun(run) for run in runs]
+        log_treatment(videos[0])
+        painters = [_Painter(video, partial(within, index)) for index, video in enumerate(videos)]
+        for painter in painters:
+            with painter.within():
+                painter.video.open()
+        try:
+            for pass_ in range(1, videos[0].config.video.passes + 1):
+                _paint_pass(painters, pass_)
+        except BaseException:
+            for video in videos:
+                with contextlib.suppress(InputError):  # the error that stopped the runs is the one to report
+                    write_videos(video)
+            raise
+        return [Outcome(error=painter.failure.error) for painter in painters]
+
+    def finish(self, run: ActiveRun, outcome: Outcome[None]) -> Result:
+        """See `RunKind`; of a run that failed, a video of the painted frames is left."""
+        video = VideoRun(run)
+        if outcome.error is not None:
+            with contextlib.suppress(InputError):  # the failure is the one to report
+                write_videos(video)
+        outcome.get()
+        return finish_video(video)
+
+
+KIND = VideoRuns()
 
 
 @dataclass
-class _Reel:
-    """A film while it is painted.
+class _Painter:
+    """A run while it is painted.
 
     Attributes:
-        within: entered around what is done for this film alone.
-        past: frames painted in this pass, the last first.
-        failure: why it is not painted on.
+        within: entered around what is logged or written for this run alone.
+        previous: frames painted in this pass, the last first.
+        failure: why it is not continued.
     """
 
-    film: Film
-    within: Callable[[], contextlib.AbstractContextManager[Any]]
-    past: deque[Past] = field(default_factory=deque)
-    failure: InputError | None = None
+    video: VideoRun
+    within: Callable[[], contextlib.AbstractContextManager[object]]
+    previous: deque[PreviousFrame] = field(default_factory=deque)
+    failure: Failure = field(default_factory=Failure)
 
-    @contextlib.contextmanager
-    def failing_alone(self) -> Iterator[None]:
-        """What goes wrong in here stops this film only."""
-        try:
-            yield
-        except InputError as error:
-            self.failure = self.failure or error
+    @property
+    def policy(self) -> FramePolicy:
+        return self.video.policy
 
 
-def paint_films(films: Sequence[Film], within: _Within = contextlib.nullcontext) -> list[InputError | None]:
-    """Paint all frames of films of one `Kin`: a frame in all of them, side by side, then the next.
+def _paint_pass(painters: Sequence[_Painter], pass_: int) -> None:
+    """Paint all frames once, in an even pass from the last to the first."""
+    video, done, spent = painters[0].video, 0, 0
+    for painter in painters:
+        painter.previous = deque(maxlen=painter.policy.reach)
 
-    Frames that an earlier run of the same settings has painted are taken over. Whatever stops this, clips of the
-    frames painted so far are left.
-
-    Args:
-        within: entered, with a film's index, around what is done for that one alone.
-
-    Returns:
-        For each film None, or why frames are missing.
-
-    Raises:
-        InputError: if the clip cannot be read to its end, the device is out of memory, or a file cannot be written.
-    """
-    forget_peak()
-    log_treatment(films[0])
-    reels = [_Reel(film, partial(within, index)) for index, film in enumerate(films)]
-    for reel in reels:
-        with reel.within():
-            reel.film.open()
-    try:
-        for pass_ in range(1, films[0].config.video.passes + 1):
-            _paint_pass(reels, pass_)
-    except BaseException:
-        for film in films:
-            with contextlib.suppress(InputError):  # what stopped the films is the thing to say
-                write_clips(film)
-        raise
-    return [reel.failure for reel in reels]
-
-
-def _paint_pass(reels: Sequence[_Reel], pass_: int) -> None:
-    """All frames once, those of an even pass from the last to the first."""
-    film, done, spent = reels[0].film, 0, 0
-    for reel in reels:
-        reel.past = deque(maxlen=max([1, *reel.film.config.video.reach]))
-
-    with progress(film.count, "frame", lanes=len(reels)) as bar, memory_explained(film.config):
+    with progress(video.count, "frame", batch_size=len(painters)) as bar, out_of_memory_as_input_error(video.config):
 
         def show(loss: float, evaluations: int) -> None:
             bar.update(steps_done=done, loss=loss, evaluations=spent + evaluations)
 
-        for batch in _batches(_in_order(film, pass_), _frames_at_once(film, len(reels))):
-            if not _going(reels):
+        for batch in _batches(_in_order(video, pass_), _frames_at_once(video, len(painters))):
+            if not _continuing(painters):
                 return
-            spent += _paint(reels, pass_, batch, show)
+            spent += _paint(painters, pass_, batch, show)
             for frame in batch:
                 done += 1
-                for reel in _going(reels):
-                    _take_up(reel, pass_, frame, done)
+                for painter in _continuing(painters):
+                    _remember(painter, pass_, frame, done)
     if not done:
-        raise InputError(f"content={str(film.clip.path)!r} has no frames between video.start and video.end")
+        raise InputError(f"content={str(video.clip.path)!r} has no frames between video.start and video.end")
 
 
-def _going(reels: Sequence[_Reel]) -> list[_Reel]:
-    return [reel for reel in reels if reel.failure is None]
+def _continuing(painters: Sequence[_Painter]) -> list[_Painter]:
+    return [painter for painter in painters if painter.failure.error is None]
 
 
-def _frames_at_once(film: Film, films: int) -> int:
-    """How many frames of each film are solved side by side: only independent ones can be."""
-    video, inputs = film.config.video, film.inputs
-    if video.mode != "independent":
+def _frames_at_once(video: VideoRun, runs: int) -> int:
+    """How many frames of each run are solved in one batch: only independent ones can be."""
+    if video.policy.follows:
         return 1
-    if video.lanes is not None or jax.default_backend() == "cpu":
-        return video.lanes or 1
-    (width, height), static = frame_size(inputs.plan), Static.of(inputs)
-    fitting = lanes_that_fit(static.objective, static.method, inputs.params, (height, width), _MEMORY_SHARE)
-    return max(1, fitting // films)
+    max_batch_size = video.config.video.lanes
+    if max_batch_size is not None or backend() == "cpu":
+        return max_batch_size or 1
+    (width, height), setup = video.frame_size, SolverSetup.of(video.inputs)
+    fitting = entries_that_fit(setup.objective, setup.method, video.inputs.params, (height, width), _MEMORY_SHARE)
+    return max(1, fitting // runs)
 
 
 def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
@@ -140,15 +168,15 @@ def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
         yield batch
 
 
-def _in_order(film: Film, pass_: int) -> Iterator[Frame]:
-    """The source's frames, in the order of a pass; those of an even one from copies that the first pass made."""
-    kept = Frames(film.frames.folder / "source")
+def _in_order(video: VideoRun, pass_: int) -> Iterator[Frame]:
+    """The source's frames in the order of a pass; those of an even one from copies that the first pass made."""
+    kept = Frames(video.frames.folder / "source")
     if pass_ % 2 == 0:
         for index in reversed(kept.indices(1)):
             yield Frame(index, int(kept.numbers(1, index)["pts"]), kept.levels(1, index))
         return
-    keeps = pass_ == 1 and film.config.video.passes > 1
-    for frame in film.source_frames():
+    keeps = pass_ == 1 and video.config.video.passes > 1
+    for frame in video.source_frames():
         if keeps and not kept.has(1, frame.index):
             kept.write(1, frame.index, frame.levels, {"pts": frame.pts})
         yield frame
@@ -157,30 +185,34 @@ def _in_order(film: Film, pass_: int) -> Iterator[Frame]:
 # --- a frame, or several ---------------------------------------------------------------------------------------
 
 
-def _paint(reels: Sequence[_Reel], pass_: int, batch: Sequence[Frame], show: _Show) -> int:
-    """Paint frames, where they are not painted yet, all side by side; keep each with what it took.
+def _paint(painters: Sequence[_Painter], pass_: int, batch: Sequence[Frame], show: _Show) -> int:
+    """Paint those frames that are not painted yet, all in one batch; store each with its numbers.
 
     Returns:
         Evaluations.
     """
-    todo = [(reel, frame) for frame in batch for reel in _going(reels) if not reel.film.frames.has(pass_, frame.index)]
+    todo = [
+        (painter, frame)
+        for frame in batch
+        for painter in _continuing(painters)
+        if not painter.video.frames.has(pass_, frame.index)
+    ]
     if not todo:
         return 0
     started = time.monotonic()
-    solutions = _solved(todo, pass_, show)
-    seconds = (time.monotonic() - started) / len(todo)
-    for (reel, frame), solution in zip(todo, solutions, strict=True):
-        if isinstance(solution, InputError):
-            reel.failure = reel.failure or solution
-        else:
+    outcomes = _solved(todo, pass_, show)
+    seconds, evaluations = (time.monotonic() - started) / len(todo), 0
+    for (painter, frame), outcome in zip(todo, outcomes, strict=True):
+        with painter.failure.kept():
+            solution = outcome.get()
+            evaluations += solution.evaluations
             numbers = _numbers(solution, frame.pts, seconds, len(todo))
-            with reel.failing_alone():
-                reel.film.frames.write(pass_, frame.index, to_uint8(solution.pastiche), numbers)
-    return sum(solution.evaluations for solution in solutions if isinstance(solution, Solution))
+            painter.video.frames.write(pass_, frame.index, to_uint8(solution.pastiche), numbers)
+    return evaluations
 
 
-def _numbers(solution: Solution, pts: int, seconds: float, lanes: int) -> dict[str, float]:
-    """What is kept of a frame besides its picture."""
+def _numbers(solution: Solution, pts: int, seconds: float, batch_size: int) -> dict[str, float]:
+    """The numbers that are stored with a frame's picture."""
     return {
         "loss/total": solution.total_loss,
         **{loss_column(name): value for name, value in solution.losses.items()},
@@ -188,68 +220,56 @@ def _numbers(solution: Solution, pts: int, seconds: float, lanes: int) -> dict[s
         "frame/evaluations": solution.evaluations,
         "frame/restarts": solution.restarts,
         "frame/seconds": seconds,
-        "lanes": lanes,
+        "batch_size": batch_size,
         "pts": pts,
     }
 
 
-def _solved(todo: Sequence[tuple[_Reel, Frame]], pass_: int, show: _Show) -> list[Solution | InputError]:
+def _solved(todo: Sequence[tuple[_Painter, Frame]], pass_: int, show: _Show) -> list[Outcome[Solution]]:
     first, _ = todo[0]
-    inputs = first.film.inputs
-    static = Static.of(inputs)
-    method, schedule, lanes = static.method, static.schedule, _lanes(todo)
-    if pass_ > 1 or (first.past and first.film.config.video.mode != "independent"):
-        method, schedule = following_method(first.film.config), following_schedule(inputs)
-        lanes = [_following(lane, reel, frame, pass_) for lane, (reel, frame) in zip(lanes, todo, strict=True)]
+    inputs = first.video.inputs
+    starts_from_another = pass_ > 1 or (first.previous and first.policy.follows)
+    setup = SolverSetup.following(inputs) if starts_from_another else SolverSetup.of(inputs)
+    entries = [_started(entry, *one, pass_) for entry, one in zip(_entries(todo), todo, strict=True)]
     evaluations = np.zeros(len(todo), int)
 
     def on_chunk(chunk: Progress) -> None:
-        evaluations[chunk.lane] = chunk.trace.evaluations[-1]
+        evaluations[chunk.entry] = chunk.trace.evaluations[-1]
         show(float(chunk.trace.totals[-1]), int(evaluations.sum()))
 
-    return stylize(static.objective, method, inputs.params, lanes, schedule, on_chunk)
+    return stylize(setup.objective, setup.method, inputs.params, entries, setup.schedule, on_chunk)
 
 
-def _lanes(todo: Sequence[tuple[_Reel, Frame]]) -> list[Lane]:
-    """Each frame on its own; the same frame of several films is the same object."""
+def _entries(todo: Sequence[tuple[_Painter, Frame]]) -> list[BatchEntry]:
+    """Each frame by itself; the same frame of several runs is the same object."""
     frames = {frame.index: frame.levels for _, frame in todo}
     images = {index: jnp.asarray(from_uint8(levels)) for index, levels in frames.items()}
-    inputs = [(reel.film.inputs, images[frame.index]) for reel, frame in todo]
-    return [Lane(one.weights, image, one.style_image, seed=one.plan.config.seed) for one, image in inputs]
+    inputs = [(painter.video.inputs, images[frame.index]) for painter, frame in todo]
+    return [BatchEntry(one.weights, image, one.style_image, seed=one.plan.config.seed) for one, image in inputs]
 
 
-def _following(lane: Lane, reel: _Reel, frame: Frame, pass_: int) -> Lane:
-    """Set out from the picture before, or in later passes from the frame's own, and hold to it where that is due."""
-    film, own = reel.film, reel.film.frames.levels(pass_ - 1, frame.index) if pass_ > 1 else None
-    if not reel.past:  # the first frame of a later pass
-        assert own is not None
-        return replace(lane, init_image=jnp.asarray(from_uint8(own)))
-    if film.config.video.mode == "warm_start":
-        return replace(lane, init_image=jnp.asarray(from_uint8(reel.past[0].pastiche)))
-    reach = film.config.video.reach if own is None else [1]
-    found = link(film.flows.between, frame.index, frame.levels, reel.past, reach)
-    return _held(lane, found if own is None else blended(found, own))
+def _started(entry: BatchEntry, painter: _Painter, frame: Frame, pass_: int) -> BatchEntry:
+    """The entry with the start that the run's policy gives it."""
+    own = painter.video.frames.levels(pass_ - 1, frame.index) if pass_ > 1 else None
+    return painter.policy.start(entry, frame.index, frame.levels, painter.previous, own)
 
 
-def _held(lane: Lane, found: Link) -> Lane:
-    mask = jnp.asarray(found.mask, jnp.float32)[None, ..., None]
-    return replace(lane, init_image=jnp.asarray(found.init)[None], anchor=Anchor(jnp.asarray(found.anchor)[None], mask))
+def _remember(painter: _Painter, pass_: int, frame: Frame, done: int) -> None:
+    """Remember a painted frame for later ones, and in the last pass log it."""
+    levels = painter.video.frames.levels(pass_, frame.index)
+    painter.previous.appendleft(PreviousFrame(frame.index, frame.levels, levels))
+    if pass_ == painter.video.config.video.passes:
+        with painter.within(), painter.failure.kept():
+            _log_frame(painter.video, pass_, frame.index, done, levels)
 
 
-def _take_up(reel: _Reel, pass_: int, frame: Frame, done: int) -> None:
-    """A frame is painted: later ones hang on to it, and after the last pass it is logged."""
-    levels = reel.film.frames.levels(pass_, frame.index)
-    reel.past.appendleft(Past(frame.index, frame.levels, levels))
-    if pass_ == reel.film.config.video.passes:
-        with reel.within(), reel.failing_alone():
-            _log_frame(reel.film, pass_, frame.index, done, levels)
-
-
-def _log_frame(film: Film, pass_: int, index: int, done: int, levels: Levels) -> None:
-    """The frame's numbers over its index, and some frames as pictures."""
-    numbers = shown(film.frames.numbers(pass_, index))
-    film.run.log_trace({"step": np.array([index])} | {name: np.array([value]) for name, value in numbers.items()})
-    snapshots, count = film.config.tracking.snapshots, film.count or 0
+def _log_frame(video: VideoRun, pass_: int, index: int, done: int, levels: Levels) -> None:
+    """Log the frame's numbers over its index, and some frames as pictures."""
+    numbers = logged_values(video.frames.numbers(pass_, index))
+    video.run.tracked.log_trace(
+        {"step": np.array([index])} | {name: np.array([value]) for name, value in numbers.items()}
+    )
+    snapshots, count = video.config.tracking.snapshots, video.count or 0
     if done - 1 in {count * k // (snapshots + 1) for k in range(snapshots + 1)}:
-        write_levels(film.folder.progress_file(index), levels)
-        film.run.log_picture(levels, index)
+        write_levels(video.run.folder.progress_file(index), levels)
+        video.run.tracked.log_picture(levels, index)

@@ -24,7 +24,7 @@ from nst_exp.sweeps.search import check_metrics
 from nst_exp.sweeps.sweep import Sweep
 
 if TYPE_CHECKING:
-    from nst_exp.runs.experiment import Origin
+    from nst_exp.runs.run import Origin
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def origin(config: RunConfig, settings: Any) -> Origin:
     Args:
         settings: Hydra's own part of the job's configuration.
     """
-    from nst_exp.runs.experiment import Origin
+    from nst_exp.runs.run import Origin
 
     overrides = list(settings.overrides.task)
     if settings.mode == RunMode.RUN:

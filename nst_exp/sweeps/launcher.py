@@ -1,8 +1,8 @@
-"""A sweep's jobs as lanes of batches, each job with its own folder, log, MLflow run, result and failure.
+"""A sweep's jobs in batches, each job with its own folder, log, MLflow run, result and failure.
 
-Jobs are grouped by kinship. A group is worked on in batches that memory can hold; a batch that fails is halved and
-tried again, until what fails stands alone. Hydra's `run_job` delivers every job: folders, logs and
-returns are those of Hydra's basic launcher.
+Jobs are grouped by their runs' batch keys. A group is solved in batches that fit into memory; a batch that fails is
+halved and tried again, until the failing job is alone. Hydra's `run_job` delivers every job, so folders, logs and
+return values are those of Hydra's basic launcher.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, configure_log, filter_overrides, run_job, setup_globals
@@ -26,22 +25,24 @@ from nst_exp.config import RunConfig
 from nst_exp.devices import backend
 from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.explanations import one_line
+from nst_exp.outcome import Outcome
 from nst_exp.records.folder import RunFolder
-from nst_exp.runs.experiment import BegunRun, Finish, ReadyRun, begin, prepare, work
-from nst_exp.runs.preparation import Static
+from nst_exp.records.result import Result
+from nst_exp.runs.inputs import SolverSetup
 from nst_exp.runs.progress import sweep_progress
+from nst_exp.runs.run import Run, solve
 from nst_exp.sweeps import job
 from nst_exp.sweeps.search import number_of_points, returned
-from nst_exp.transfer.stylize import lanes_that_fit
+from nst_exp.transfer.stylize import entries_that_fit
 
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How many lanes a batch may have: at most `lanes` unless None, and no more than `memory_share` holds."""
+    """How many runs a batch may have: at most `max_batch_size` unless None, and those that fit into `memory_share`."""
 
-    lanes: int | None
+    max_batch_size: int | None
     memory_share: float
 
     @classmethod
@@ -59,14 +60,14 @@ class Limits:
             raise InputError(f"hydra.launcher.lanes={lanes}: must be auto or a whole number of at least 1")
         return cls(lanes, memory_share)
 
-    def of(self, ready: ReadyRun) -> int:
-        """Lanes that a batch of runs like this one may have."""
-        if self.lanes == 1:
+    def of(self, run: Run) -> int:
+        """How many runs like this one a batch may have."""
+        if self.max_batch_size == 1:
             return 1
-        static = Static.of(ready.inputs)
-        size = static.schedule.sizes[-1]
-        fitting = lanes_that_fit(static.objective, static.method, ready.inputs.params, size, self.memory_share)
-        return fitting if self.lanes is None else min(self.lanes, fitting)
+        setup = SolverSetup.of(run.inputs)
+        size = setup.schedule.sizes[-1]
+        fitting = entries_that_fit(setup.objective, setup.method, run.inputs.params, size, self.memory_share)
+        return fitting if self.max_batch_size is None else min(self.max_batch_size, fitting)
 
 
 @dataclasses.dataclass
@@ -77,15 +78,13 @@ class _Job:
         config: composed, Hydra's part included.
         log_files: of the job.
         checked: None until it is known to be good.
-        ready: None until it is, and if it is done already or has failed.
-        under_way: ends the run, once it has begun.
+        run: None until it is prepared, and if it is finished already or has failed.
     """
 
     config: DictConfig
     log_files: Sequence[logging.FileHandler] = ()
     checked: RunConfig | None = None
-    ready: ReadyRun | None = None
-    under_way: contextlib.ExitStack = dataclasses.field(default_factory=contextlib.ExitStack)
+    run: Run | None = None
 
     @property
     def number(self) -> int:
@@ -101,18 +100,7 @@ class _Job:
         with read_write(config), open_dict(config):
             del config["hydra"]
         self.checked = job.checked(config)
-        self.ready = prepare(self.checked, self.folder, job.origin(self.checked, self.config.hydra))
-
-    def begin(self) -> BegunRun:
-        """Set out; `under_way` then ends the run."""
-        assert self.ready is not None
-        self.under_way = contextlib.ExitStack()
-        return self.under_way.enter_context(begin(self.ready))
-
-    def finish(self, rest: Finish) -> dict[str, Any]:
-        """Do the rest and end the run."""
-        with self.under_way.pop_all():
-            return rest()
+        self.run = Run.prepare(self.checked, self.folder, job.origin(self.checked, self.config.hydra))
 
 
 def launch(
@@ -139,7 +127,7 @@ class _Launch:
         Path(str(self._config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
         jobs = [self._composed(overrides, first + index) for index, overrides in enumerate(job_overrides)]
         with sweep_progress(number_of_points(self._config), first) as self._progress:
-            for together in [[one] for one in jobs] if self._limits.lanes == 1 else [jobs]:
+            for together in [[one] for one in jobs] if self._limits.max_batch_size == 1 else [jobs]:
                 self._do(together)
         return [self._returns[one.number] for one in jobs]
 
@@ -161,9 +149,9 @@ class _Launch:
         for one in jobs:
             if not self._prepared(one):
                 continue
-            assert one.ready is not None
-            if first.setdefault(one.ready.description.identity, one) is one:
-                groups[one.ready.kinship].append(one)
+            assert one.run is not None
+            if first.setdefault(one.run.description.identity, one) is one:
+                groups[one.run.batch_key].append(one)
             else:
                 repeating.append(one)
         for group in groups.values():
@@ -181,16 +169,16 @@ class _Launch:
             with _logging_to([one]), _hydra_config(one.config):
                 one.prepare()
         except Exception as error:
-            self._deliver(one, partial(_raise, error))
+            self._deliver(one, _failing(error))
             return False
-        if one.ready is None:
+        if one.run is None:
             self._deliver(one, lambda: RunFolder(one.folder).result)
-        return one.ready is not None
+        return one.run is not None
 
     def _work_in_batches(self, group: Sequence[_Job]) -> None:
         """Work on a group, in batches that are halved where that may help; what fails then fails alone."""
-        assert group[0].ready is not None
-        most = self._limits.of(group[0].ready)
+        assert group[0].run is not None
+        most = self._limits.of(group[0].run)
         while group:
             batches = -(-len(group) // most)
             batch = group[: -(-len(group) // batches)]  # of even sizes: another size is compiled anew
@@ -202,30 +190,30 @@ class _Launch:
                     _log.warning("%d runs at once failed, now %d: %s", len(batch), most, one_line(error))
                     continue
                 for one in batch:
-                    self._deliver(one, partial(_raise, error))
+                    self._deliver(one, _failing(error))
             group = group[len(batch) :]
 
     def _work(self, batch: Sequence[_Job]) -> None:
-        """Work side by side, then deliver one by one; whatever ends this early ends the runs in MLflow, too."""
+        """Solve together, then deliver one by one; whatever ends this early ends the runs in MLflow, too."""
         _log_as_job(batch[0])
-        with contextlib.ExitStack() as all_under_way:
-            begun: list[BegunRun] = []
+        with contextlib.ExitStack() as contexts:
+            begun: list[tuple[_Job, Run]] = []
             for one in batch:
+                assert one.run is not None
                 try:
                     with _logging_to([one]):
-                        begun.append(one.begin())
+                        begun.append((one, contexts.enter_context(one.run)))
                 except Exception as error:  # one that cannot begin fails alone
-                    self._deliver(one, partial(_raise, error))
-                all_under_way.push(one.under_way)
-            batch = [one for one in batch if one.number not in self._returns]
-            if not batch:
+                    self._deliver(one, _failing(error))
+            if not begun:
                 return
-            with _logging_to(batch):
-                rests = work(begun, within=lambda index: _logging_to([batch[index]]))
-            for one, rest in zip(batch, rests, strict=True):
-                self._deliver(one, partial(one.finish, rest))
+            jobs, runs = [one for one, _ in begun], [run for _, run in begun]
+            with _logging_to(jobs):
+                outcomes = solve(runs, within=lambda index: _logging_to([jobs[index]]))
+            for one, run, outcome in zip(jobs, runs, outcomes, strict=True):
+                self._deliver(one, partial(run.finish, outcome))
 
-    def _deliver(self, one: _Job, result: Callable[[], dict[str, Any]]) -> None:
+    def _deliver(self, one: _Job, result: Callable[[], Result]) -> None:
         """Let Hydra run the job: all that is left to do is `result`."""
 
         def task(_: DictConfig) -> float | tuple[float, ...]:
@@ -242,7 +230,7 @@ class _Launch:
             job_subdir_key="hydra.sweep.subdir",
         )
         self._log_as_hydra()
-        self._progress.advance(solved=one.ready is not None)
+        self._progress.advance(solved=one.run is not None)
 
     def _log_as_hydra(self) -> None:
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
@@ -256,8 +244,10 @@ def _may_be_halved(error: Exception) -> bool:
     return isinstance(error, OutOfMemoryError) or not isinstance(error, InputError | OSError)
 
 
-def _raise(error: Exception) -> NoReturn:
-    raise error
+def _failing(error: Exception) -> Callable[[], Result]:
+    """In the place of a result: raises `error`."""
+    failed: Outcome[Result] = Outcome(error=error)
+    return failed.get
 
 
 @contextlib.contextmanager

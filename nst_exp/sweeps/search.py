@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -17,19 +17,20 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from nst_exp.errors import InputError
 from nst_exp.evaluation.catalogue import ALL_MEASURES
+from nst_exp.records.result import Result
 from nst_exp.suggestions import did_you_mean
 
-_COSTS = ("total_loss", "seconds", "peak_memory_mb")  # keys of result.json; of each, less is better
+_COSTS = ("total_loss", "seconds", "peak_memory_mb")  # fields of a result; of each, less is better
 _BETTER = {name: measure.direction for name, measure in ALL_MEASURES.items()} | dict.fromkeys(_COSTS, "lower")
 
 
-def returned(result: Mapping[str, Any], names: Sequence[str]) -> float | tuple[float, ...]:
+def returned(result: Result, names: Sequence[str]) -> float | tuple[float, ...]:
     """What a run with this result tells Hydra's sweepers: a number or, with several names, as many.
 
     Raises:
         InputError: if the run has no such measure, as a picture has none of a clip's.
     """
-    numbers = {**result["measures"], **{name: result[name] for name in _COSTS if name in result}}
+    numbers = {**result.measures, **{name: getattr(result, name) for name in _COSTS}}
     missing = [name for name in names if name not in numbers]
     if missing:
         raise InputError(f"optimized_metric={missing[0]}: this run has none")

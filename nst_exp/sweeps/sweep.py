@@ -178,7 +178,7 @@ def _connected(config: DictConfig) -> tuple[tracking.Store, Any]:
     checked = OmegaConf.to_object(config.tracking)
     assert isinstance(checked, TrackingConfig)
     store = tracking.Store.of(checked)
-    if store.backend == "none":
+    if not store.tracks:
         return store, None
     client = tracking.connect(store)
     tracking.end_the_dead(client, store)

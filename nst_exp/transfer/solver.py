@@ -1,10 +1,10 @@
 """Minimising pictures' losses on the device, side by side, in chunks of steps.
 
-One interface for three methods. A chunk is one compiled call: it runs a number of steps in every lane, keeps
-each lane's best iterate, restarts its method's memory when a step went wrong, and brings back the losses of
-every step. The number of steps is traced, lane by lane: a last, shorter chunk compiles nothing anew, and a
-lane given none stands still while the others go on. A single picture is a batch of one lane. In several lanes
-a line search costs more evaluations than it counts, for what one lane needs, all compute.
+One interface for three methods. A chunk is one compiled call: it runs a number of steps for every entry of a batch,
+keeps each entry's best iterate, restarts its method's memory when a step went wrong, and returns the losses of every
+step. The number of steps of each entry is traced, so a last, shorter chunk does not compile again, and an entry with
+0 steps stays as it is while the others continue. A single picture is a batch of one entry. In larger batches a line
+search costs more evaluations than it counts, because all entries compute what one of them needs.
 
 L-BFGS takes unit steps without a line search, as style transfer programs have always done: at equal
 evaluations it is ahead of every line search tried here (conf/solver/lbfgs.yaml has the figures).
@@ -32,7 +32,7 @@ from nst_exp.types import Count, Image, Images, Losses, Scalar
 CHUNK = 10  # steps between two looks of the host: a few seconds on a CPU, few launches on a GPU
 THROWN_BACK = 10.0  # a loss so many times the last is a step gone wrong; unit steps rise a little and come back
 
-Row = Float[Array, "*lanes steps"] | Float[np.ndarray, "*lanes steps"]
+Row = Float[Array, "*batch steps"] | Float[np.ndarray, "*batch steps"]
 LossFunction = Callable[[Image], tuple[Scalar, Losses]]
 
 
@@ -48,11 +48,11 @@ class Loss(Protocol):
 class Iterate:
     """Where a method stands: the picture, its loss and gradient, and what the method remembers; as `SolverState`."""
 
-    image: Float[Array, "*lanes 1 height width 3"]
-    total: Float[Array, "*lanes"]
-    losses: dict[str, Float[Array, "*lanes"]]
-    gradient: Float[Array, "*lanes 1 height width 3"]
-    spent: Int[Array, "*lanes"]  # evaluations the last step took
+    image: Float[Array, "*batch 1 height width 3"]
+    total: Float[Array, "*batch"]
+    losses: dict[str, Float[Array, "*batch"]]
+    gradient: Float[Array, "*batch 1 height width 3"]
+    spent: Int[Array, "*batch"]  # evaluations the last step took
     memory: Any
 
 
@@ -120,7 +120,7 @@ class _Damped:
     """An optax state, and what its next step is multiplied by: below 1 after a restart, soon 1 again."""
 
     state: Any
-    factor: Float[Array, "*lanes"]
+    factor: Float[Array, "*batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,14 +177,14 @@ class OptaxLbfgs(Optax):
 
 @struct.dataclass
 class SolverState:
-    """A solve between two chunks, everything a chunk needs to go on; within one, where a lane is alone, no `lanes`."""
+    """A solve between two chunks, everything a chunk needs to go on; inside a chunk, an entry has no axis `batch`."""
 
     at: Iterate
-    best_image: Float[Array, "*lanes 1 height width 3"]
-    best_total: Float[Array, "*lanes"]
-    best_losses: dict[str, Float[Array, "*lanes"]]
-    evaluations: Int[Array, "*lanes"]
-    restarts: Int[Array, "*lanes"]
+    best_image: Float[Array, "*batch 1 height width 3"]
+    best_total: Float[Array, "*batch"]
+    best_losses: dict[str, Float[Array, "*batch"]]
+    evaluations: Int[Array, "*batch"]
+    restarts: Int[Array, "*batch"]
 
 
 @struct.dataclass
@@ -193,15 +193,15 @@ class Trace:
 
     totals: Row
     losses: dict[str, Row]
-    evaluations: Int[Array, "*lanes steps"] | Int[np.ndarray, "*lanes steps"]
+    evaluations: Int[Array, "*batch steps"] | Int[np.ndarray, "*batch steps"]
 
 
 @struct.dataclass
 class Problems:
-    """The problems of all lanes, leaf by leaf: an array that every lane has in common is held once.
+    """The problems of all entries, leaf by leaf: an array that every entry has in common is held once.
 
     Attributes:
-        stacked: arrays that differ between lanes, along a new leading axis.
+        stacked: arrays that differ between entries, along a new leading axis.
         shared: the others.
         differs: for each leaf of a problem, whether it is among `stacked`.
         structure: of a problem.
@@ -222,74 +222,74 @@ class Problems:
         shared = [row[0] for row, own in zip(leaves, differs, strict=True) if not own]
         return cls(stacked, shared, differs, structure)
 
-    def lane(self, stacked: Sequence[Array], shared: Sequence[Array]) -> Any:
-        """One lane's problem, from its entries of `stacked`, and what is `shared`."""
+    def entry(self, stacked: Sequence[Array], shared: Sequence[Array]) -> Any:
+        """One entry's problem, from its slices of `stacked`, and what is `shared`."""
         own, common = iter(stacked), iter(shared)
         return jax.tree.unflatten(self.structure, [next(own if differs else common) for differs in self.differs])
 
 
 @partial(jax.jit, static_argnames=("loss", "method"))
 def begin(loss: Loss, method: Method, problems: Problems, images: Images) -> SolverState:
-    """Evaluate each lane's image and set out from it; every array of the state has a leading axis of lanes."""
+    """Evaluate each entry's image and start from it; every array of the state has a leading axis `batch`."""
 
-    def lane(problem: Any, image: Image) -> SolverState:
+    def entry(problem: Any, image: Image) -> SolverState:
         at = method.start(partial(loss.losses, problem), image)
         return SolverState(at, image, at.total, at.losses, at.spent, jnp.zeros_like(at.spent))
 
-    return _side_by_side(lane, problems, images)
+    return _for_each(entry, problems, images)
 
 
 @partial(jax.jit, static_argnames=("loss", "method"), donate_argnames="state")
 def advance(
-    loss: Loss, method: Method, problems: Problems, state: SolverState, steps: Int[Array, "lanes"]
+    loss: Loss, method: Method, problems: Problems, state: SolverState, steps: Int[Array, "batch"]
 ) -> tuple[SolverState, Trace]:
-    """Run `steps` steps (at most `CHUNK`) on the device, each lane its own number: 0 leaves it as it is.
+    """Run `steps` steps (at most `CHUNK`) on the device, each entry its own number: 0 leaves it as it is.
 
     Returns:
-        The state after them, and their trace: rows of `CHUNK` entries a lane, zeros from its `steps` on.
+        The state after them, and their trace: rows of `CHUNK` values for each entry, zeros from its `steps` on.
     """
 
-    def lane(problem: Any, state: SolverState, steps: Count) -> tuple[SolverState, Trace]:
+    def entry(problem: Any, state: SolverState, steps: Count) -> tuple[SolverState, Trace]:
         return _advance(partial(loss.losses, problem), method, state, steps)
 
-    return _side_by_side(lane, problems, state, steps)
+    return _for_each(entry, problems, state, steps)
 
 
-def spare_lanes(lanes: int) -> int:
-    """How many lanes to add, idle ones, so that all devices of this process get as many; one alone stays alone."""
-    return -lanes % jax.local_device_count() if lanes > 1 else 0
+def spare_entries(entries: int) -> int:
+    """How many idle entries to add so that all devices of this process get equally many; a single entry stays alone."""
+    return -entries % jax.local_device_count() if entries > 1 else 0
 
 
-def _side_by_side(lane: Callable[..., Any], problems: Problems, *rows: Any) -> Any:
-    """`lane` for every lane, of its problem and its entries of `rows`; shared out among the devices if that comes out.
+def _for_each(one: Callable[..., Any], problems: Problems, *rows: Any) -> Any:
+    """Call `one` for every entry, with its problem and its slices of `rows`; spread over the devices if they divide.
 
     No device waits for another one within a chunk: each runs a program of its own.
     """
 
     def on_a_device(stacked: Any, shared: list[Array], *rows: Any) -> Any:
         def of_one(stacked: list[Array], *row: Any) -> Any:
-            return lane(problems.lane(stacked, shared), *row)
+            return one(problems.entry(stacked, shared), *row)
 
         return _mapped(of_one, stacked, *rows)
 
-    lanes, devices = len(jax.tree.leaves(rows)[0]), jax.local_device_count()
-    if devices > 1 and lanes > 1 and lanes % devices == 0:
-        mesh, split = Mesh(np.array(jax.local_devices()), ("lanes",)), PartitionSpec("lanes")
+    entries, devices = len(jax.tree.leaves(rows)[0]), jax.local_device_count()
+    if devices > 1 and entries > 1 and entries % devices == 0:
+        mesh, split = Mesh(np.array(jax.local_devices()), ("batch",)), PartitionSpec("batch")
         specs = (split, PartitionSpec(), *(split for _ in rows))
         on_a_device = jax.shard_map(on_a_device, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
     return on_a_device(problems.stacked, problems.shared, *rows)
 
 
-def _mapped(lane: Callable[..., Any], *rows: Any) -> Any:
-    """`lane` for every lane; a single one as it is, for `vmap` computes both sides of a line search's conditions."""
+def _mapped(one: Callable[..., Any], *rows: Any) -> Any:
+    """Call `one` for every entry; not by `vmap` for a single one, since `vmap` computes both branches of conditions."""
     if len(jax.tree.leaves(rows)[0]) > 1:
-        return jax.vmap(lane)(*rows)
+        return jax.vmap(one)(*rows)
     alone = jax.tree.map(lambda leaf: leaf[0], rows)
-    return jax.tree.map(lambda leaf: leaf[None], lane(*alone))
+    return jax.tree.map(lambda leaf: leaf[None], one(*alone))
 
 
 def _advance(function: LossFunction, method: Method, state: SolverState, steps: Count) -> tuple[SolverState, Trace]:
-    """The chunk of one lane."""
+    """The chunk of one entry."""
     first = (state.best_total, state.best_losses, state.evaluations)
     blank = jax.tree.map(lambda leaf: jnp.zeros(CHUNK, leaf.dtype), first)
 

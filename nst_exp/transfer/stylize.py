@@ -1,4 +1,4 @@
-"""Pictures, coarse to fine, as lanes of one batch: arrays in, arrays out.
+"""Pictures, coarse to fine, as the entries of a batch: arrays in, arrays out.
 
 Coarse to fine: the painting's large strokes are laid at a small size, where a layer's receptive field spans
 more of the picture, and each finer scale starts from the coarser one's result, resized. The idea is Gatys et
@@ -21,9 +21,10 @@ import numpy.typing as npt
 
 from nst_exp.errors import InputError
 from nst_exp.memory import free_bytes
+from nst_exp.outcome import Outcome
 from nst_exp.transfer.colour import recoloured
 from nst_exp.transfer.objective import Anchor, LossWeights, Objective, Problem, Targets
-from nst_exp.transfer.solver import CHUNK, Method, Problems, SolverState, Trace, advance, begin, spare_lanes
+from nst_exp.transfer.solver import CHUNK, Method, Problems, SolverState, Trace, advance, begin, spare_entries
 from nst_exp.types import AnyImage, FeatureMaps, GramMatrices, Image, NetworkParams, StyleImage
 
 # Feature maps held at once, over those of one forward pass; XLA's plans for VGG-16 on a CPU have 2.2 to 2.4
@@ -68,11 +69,11 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
-class Lane:
+class BatchEntry:
     """One picture of a batch.
 
     Attributes:
-        content_image: at the finest size of the schedule, the same for all lanes.
+        content_image: at the finest size of the schedule, the same for all entries.
         style_image: any size; resized along with the scales.
         init_image: any size; None for the schedule's `init`.
         seed: of the noise.
@@ -103,9 +104,9 @@ class StyleMemory:
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """What a chunk brought a lane: its place in the schedule, its losses step by step, its best picture so far."""
+    """The progress of an entry after a chunk: place in the schedule, losses of each step, best picture so far."""
 
-    lane: int
+    entry: int
     scale: int
     steps_done: int
     trace: Trace
@@ -142,8 +143,8 @@ def coarse_to_fine(height: int, width: int, coarsest_size: int, smallest_side: i
     return tuple(sizes)
 
 
-def bytes_of_lane(objective: Objective, method: Method, params: NetworkParams, size: tuple[int, int]) -> int:
-    """About the memory that one more lane takes at this (height, width) in px: feature maps, and the solver's state."""
+def bytes_per_entry(objective: Objective, method: Method, params: NetworkParams, size: tuple[int, int]) -> int:
+    """About the memory that one more entry takes at this (height, width) in px: feature maps and solver state."""
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     layers = objective.network.truncated(objective.layers)
     maps = jax.eval_shape(lambda pixels: objective.network.features(params, pixels, layers), image)
@@ -152,61 +153,61 @@ def bytes_of_lane(objective: Objective, method: Method, params: NetworkParams, s
     return round(_COPIES_OF_MAPS * _bytes(maps)) + _bytes(state)
 
 
-def lanes_that_fit(
+def entries_that_fit(
     objective: Objective, method: Method, params: NetworkParams, size: tuple[int, int], memory_share: float
 ) -> int:
-    """How many lanes of this (height, width) in px the share of the free memory of all devices holds, at least 1."""
-    return max(1, int(memory_share * free_bytes() / bytes_of_lane(objective, method, params, size)))
+    """How many entries of this (height, width) in px fit into the share of all devices' free memory, at least 1."""
+    return max(1, int(memory_share * free_bytes() / bytes_per_entry(objective, method, params, size)))
 
 
 def _bytes(tree: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def initial_image(schedule: Schedule, lane: Lane) -> AnyImage:
-    """What a lane sets out from, at the coarsest size of `schedule`."""
+def initial_image(schedule: Schedule, entry: BatchEntry) -> AnyImage:
+    """The picture that an entry starts from, at the coarsest size of `schedule`."""
     size = schedule.sizes[0]
-    if lane.init_image is not None:
-        return _resize(lane.init_image, size)
+    if entry.init_image is not None:
+        return _resize(entry.init_image, size)
     if schedule.init == "noise":
-        return jax.random.uniform(jax.random.key(lane.seed), (1, *size, 3), jnp.float32)
+        return jax.random.uniform(jax.random.key(entry.seed), (1, *size, 3), jnp.float32)
     if schedule.init == "style":
-        return _resize(lane.style_image, size)
-    content_image = _resize(lane.content_image, size)
-    return recoloured(content_image, lane.style_image) if schedule.init == "colours" else content_image
+        return _resize(entry.style_image, size)
+    content_image = _resize(entry.content_image, size)
+    return recoloured(content_image, entry.style_image) if schedule.init == "colours" else content_image
 
 
 def stylize(
     objective: Objective,
     method: Method,
     params: NetworkParams,
-    lanes: Sequence[Lane],
+    entries: Sequence[BatchEntry],
     schedule: Schedule,
     on_chunk: Callable[[Progress], None] = lambda progress: None,
     memory: StyleMemory | None = None,
-) -> list[Solution | InputError]:
-    """Paint each lane's content image in the style of its style image, all at once.
+) -> list[Outcome[Solution]]:
+    """Paint each entry's content image in the style of its style image, all in one batch.
 
-    Images that are the same object in several lanes are held, and their features computed, once. A lane that
-    has stopped waits, untouched, until all have finished a scale.
+    Images that are the same object in several entries are held, and their features computed, once. An entry that
+    has stopped waits, unchanged, until all have finished a scale.
 
     Args:
-        on_chunk: called between chunks of steps, with what the chunk brought each lane that moved.
+        on_chunk: called between chunks of steps, with the progress of each entry that moved.
         memory: of calls before, with the same objective and params.
 
     Returns:
-        Each lane's solution, or why it has none: the loss of its initial picture is not finite.
+        For each entry its solution, or the InputError that the loss of its initial picture is not finite.
     """
-    tallies, idle = [_Tally() for _ in lanes], spare_lanes(len(lanes))
-    lanes = [*lanes, *[lanes[0]] * idle]
-    pastiches = [initial_image(schedule, lane) for lane in lanes]
+    tallies, idle = [_Tally() for _ in entries], spare_entries(len(entries))
+    entries = [*entries, *[entries[0]] * idle]
+    pastiches = [initial_image(schedule, entry) for entry in entries]
     memory = memory or StyleMemory()
     for scale, size in enumerate(schedule.sizes):
-        problems = Problems.of(_problems(objective, params, lanes, size, memory))
+        problems = Problems.of(_problems(objective, params, entries, size, memory))
         state = begin(objective, method, problems, jnp.stack([_resize(pastiche, size) for pastiche in pastiches]))
         for tally, total in zip(tallies, np.asarray(state.best_total), strict=False):
             tally.begin_scale(float(total), schedule.steps_at(scale))
-        while any(tally.goes_on(schedule.stop) for tally in tallies):
+        while any(tally.continues(schedule.stop) for tally in tallies):
             steps = np.array([tally.next_steps(schedule.stop) for tally in tallies] + [0] * idle, np.int32)
             state, traces = advance(objective.repeated, method, problems, state, jnp.asarray(steps))
             for index, trace in _moved(traces, steps):
@@ -220,7 +221,7 @@ def stylize(
 
 @dataclasses.dataclass
 class _Tally:
-    """What a lane has spent; over all scales but for `best_totals` and `left`, which are the current scale's.
+    """What an entry has spent, over all scales; `best_totals` and `left` are those of the current scale.
 
     Attributes:
         refused: the first loss of a scale that was not finite: nothing is done from there.
@@ -240,13 +241,13 @@ class _Tally:
         if self.refused is None and not math.isfinite(total):
             self.refused = total
 
-    def goes_on(self, stop: Stop) -> bool:
+    def continues(self, stop: Stop) -> bool:
         """Whether there is more to do at this scale."""
         return self.left > 0 and self.refused is None and not stop.reached(self.best_totals)
 
     def next_steps(self, stop: Stop) -> int:
         """Steps of the next chunk."""
-        return min(CHUNK, self.left) if self.goes_on(stop) else 0
+        return min(CHUNK, self.left) if self.continues(stop) else 0
 
     def add(self, trace: Trace) -> Trace:
         """Count what a chunk did; its trace again, with the evaluations of all scales."""
@@ -262,31 +263,37 @@ class _Tally:
 
 
 def _moved(traces: Trace, steps: npt.NDArray[np.int32]) -> Iterator[tuple[int, Trace]]:
-    """Index and trace, on the host and cut to the steps done, of each lane that did some."""
+    """Index and trace, on the host and cut to the steps done, of each entry that did some."""
     rows = jax.device_get(traces)
     for index in np.flatnonzero(steps):
         yield int(index), jax.tree.map(lambda row, index=index: row[index, : steps[index]], rows)
 
 
-def _outcome(index: int, tally: _Tally, state: SolverState) -> Solution | InputError:
+def _outcome(index: int, tally: _Tally, state: SolverState) -> Outcome[Solution]:
     if tally.refused is not None:
-        return InputError(f"the loss of the initial picture is {tally.refused}: weights are too large for float32")
+        error = InputError(f"the loss of the initial picture is {tally.refused}: weights are too large for float32")
+        return Outcome(error=error)
     total = float(state.best_total[index])
     losses = {name: float(loss[index]) for name, loss in state.best_losses.items()}
-    return Solution(state.best_image[index], total, losses, tally.steps, tally.evaluations, tally.restarts)
+    best = state.best_image[index]
+    return Outcome(Solution(best, total, losses, tally.steps, tally.evaluations, tally.restarts))
 
 
 def _problems(
-    objective: Objective, params: NetworkParams, lanes: Sequence[Lane], size: tuple[int, int], memory: StyleMemory
+    objective: Objective,
+    params: NetworkParams,
+    entries: Sequence[BatchEntry],
+    size: tuple[int, int],
+    memory: StyleMemory,
 ) -> list[Problem]:
-    """Each lane's problem at a scale; what is looked at twice is computed once, and the same object."""
-    factor = size[0] / lanes[0].content_image.shape[1]
-    contents = {id(lane.content_image): lane.content_image for lane in lanes}
+    """Each entry's problem at a scale; targets that several entries need are computed once, as the same object."""
+    factor = size[0] / entries[0].content_image.shape[1]
+    contents = {id(entry.content_image): entry.content_image for entry in entries}
     maps = {key: _content_targets(objective, params, _resize(image, size)) for key, image in contents.items()}
-    grams = [memory.targets(lane.style_image, factor, partial(_style_targets, objective, params)) for lane in lanes]
+    grams = [memory.targets(entry.style_image, factor, partial(_style_targets, objective, params)) for entry in entries]
     return [
-        Problem(params, Targets(maps[id(lane.content_image)], gram), lane.weights, lane.anchor)
-        for lane, gram in zip(lanes, grams, strict=True)
+        Problem(params, Targets(maps[id(entry.content_image)], gram), entry.weights, entry.anchor)
+        for entry, gram in zip(entries, grams, strict=True)
     ]
 
 

@@ -45,8 +45,6 @@ _log = logging.getLogger(__name__)
 _RECORD = "record.json"
 PARENT = "mlflow.parentRunId"
 PROCESS = "process"  # the tag that tells which process makes a run
-_FINAL = ("total_loss", "evaluations", "restarts", "seconds", "evaluations_per_second", "peak_memory_mb")
-_OF_CLIPS = ("frames", "frames_per_second", "dropped", "latency_ms")
 _PARAMS_A_REQUEST = 100  # MLflow's limits
 _METRICS_A_REQUEST = 1000
 _SECONDS_BETWEEN_FLUSHES = 10.0  # a batch costs 20 to 200 ms: well below 2% of the time it covers
@@ -137,13 +135,13 @@ class MlflowRun:
     def log_result(self, folder: RunFolder) -> None:
         """Log the final numbers, the picture and all files of a finished run."""
         result = folder.result
-        final = {f"final/{name}": result[name] for name in (*_FINAL, *_OF_CLIPS) if name in result}
-        final |= {f"measure/{name}": value for name, value in result["measures"].items()}
+        final = {f"final/{name}": value for name, value in result.costs.items()}
+        final |= {f"measure/{name}": value for name, value in result.measures.items()}
         # at step 0, for MLflow draws bars, run beside run, of what has no later step
         self.log_trace({"step": np.array([0])} | {name: np.array([value]) for name, value in final.items()})
-        if "frames" not in result:  # of a clip there are sample frames already
-            with Image.open(folder.path / result["pastiche"]) as picture:
-                self.log_picture(np.asarray(picture), int(result["steps"]))
+        if result.frames is None:  # of a video there are sample frames already
+            with Image.open(folder.path / result.pastiche) as picture:
+                self.log_picture(np.asarray(picture), result.steps)
         for path in folder.artifacts:
             inside = path.parent.relative_to(folder.path).as_posix()
             self._send(partial(_log_artifact, str(path), None if inside == "." else inside))
@@ -236,10 +234,10 @@ def track(store: Store, folder: RunFolder, parent: str | None = None) -> Iterato
     Raises:
         InputError: if the store cannot be reached and there is no parent.
     """
-    if store.backend == "none":
+    if not store.tracks:
         yield NullRun()
         return
-    if parent is None and store.backend == "server":
+    if parent is None and store.is_server:
         check_server(store)
     run, run_id, status = None, None, "FAILED"
     try:

@@ -30,18 +30,26 @@ class Store:
     """Where runs are logged.
 
     Attributes:
-        backend: `sqlite`, `server` or `none`.
-        uri: address of the server, or `sqlite:////...`.
-        artifacts: folder of pictures and files; None with a server, which keeps its own.
+        uri: address of the server, or `sqlite:////...`; empty with `tracking=none`.
+        artifacts: folder of pictures and files beside an sqlite file; None with a server, which keeps its own.
         experiment: the MLflow experiment's name.
         named_by: the key or the environment variable that named the store, for error messages.
     """
 
-    backend: str
     uri: str
     artifacts: Path | None
     experiment: str
     named_by: str = "tracking.uri"
+
+    @property
+    def tracks(self) -> bool:
+        """Whether anything is logged."""
+        return bool(self.uri)
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the store is a server, not an sqlite file."""
+        return self.tracks and self.artifacts is None
 
     @property
     def shown(self) -> str:
@@ -58,8 +66,8 @@ class Store:
         """
         database = database_of(uri)
         if database is None:
-            return cls("server", uri, None, experiment, named_by)
-        return cls("sqlite", sqlite_uri(database), database.parent / "mlartifacts", experiment, named_by)
+            return cls(uri, None, experiment, named_by)
+        return cls(sqlite_uri(database), database.parent / "mlartifacts", experiment, named_by)
 
     @classmethod
     def of(cls, config: TrackingConfig) -> Store:
@@ -72,17 +80,17 @@ class Store:
             InputError: if the backend needs another kind of address, or none is known.
         """
         if config.backend == "none":
-            return cls("none", "", None, config.experiment)
+            return cls("", None, config.experiment)
         uri, named_by = _address(config)
         if uri is None:
             if config.backend == "server":
                 raise InputError("tracking=server needs an address: give tracking.uri=http://HOST:PORT")
             folder = home_expanded(config.store or _DEFAULT_FOLDER).absolute()
-            return cls("sqlite", sqlite_uri(folder / "mlflow.db"), folder / "mlartifacts", config.experiment)
+            return cls(sqlite_uri(folder / "mlflow.db"), folder / "mlartifacts", config.experiment)
         store = cls.at(uri, config.experiment, named_by)
-        if config.backend == "sqlite" and store.backend != "sqlite":
+        if config.backend == "sqlite" and store.is_server:
             raise InputError(f"{named_by}={uri}: tracking=sqlite needs sqlite:///FILE; for a server: tracking=server")
-        if config.backend == "server" and store.backend != "server":
+        if config.backend == "server" and not store.is_server:
             raise InputError(f"{named_by}={uri}: no MLflow server there: tracking=server needs http://HOST:PORT")
         return store
 
@@ -164,7 +172,7 @@ def connect(store: Store) -> Any:
     from mlflow import MlflowClient
 
     with as_input_error(store):
-        if store.backend == "server":
+        if store.is_server:
             check_server(store)
         else:
             _open_database(store)

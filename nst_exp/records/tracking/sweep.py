@@ -16,7 +16,7 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 
-from nst_exp.records.folder import PICTURE, RunFolder
+from nst_exp.records.folder import RunFolder
 from nst_exp.records.tracking.process import process_tag, signals_held
 from nst_exp.records.tracking.run import PARENT, PROCESS, find_run, runs_of, start_run, upload_hint
 from nst_exp.records.tracking.store import (
@@ -140,15 +140,15 @@ def delete_sweep(client: Any, run_id: str) -> None:
 def _log_best(client: Any, run_id: str, best: RunFolder) -> None:
     """The numbers, the settings and the picture of the best point, on the parent run."""
     result = best.result
-    for name, value in result["measures"].items():
+    for name, value in result.measures.items():
         client.log_metric(run_id, fit_key(f"best/{name}"), value)
     client.set_tag(run_id, "best", fit_tag(" ".join(best.overrides)))
     client.set_tag(run_id, "best.folder", fit_tag(str(best.path)))
     if best.tracked is not None:
         client.set_tag(run_id, "best.run_id", best.tracked.run_id)
-    with Image.open(best.path / result.get("pastiche", PICTURE)) as picture:
+    with Image.open(best.path / result.pastiche) as picture:
         # MLflow's image grid shows this one while the points below are folded up
-        client.log_image(run_id, np.asarray(picture), key="pastiche", step=int(result["steps"]))
+        client.log_image(run_id, np.asarray(picture), key="pastiche", step=result.steps)
 
 
 def _description(overrides: Sequence[str], sheet_of: str | None = None, bests: Mapping[str, RunFolder] = {}) -> str:
@@ -161,7 +161,7 @@ def _description(overrides: Sequence[str], sheet_of: str | None = None, bests: M
     parts = []
     for case, best in itertools.islice(bests.items(), _CASES_NAMED):
         setting = " ".join(override for override in best.overrides if override.partition("=")[0] in keys)
-        score = best.result["measures"].get("score", float("nan"))
+        score = best.result.measures.get("score", float("nan"))
         parts.append(f"Best{f' of {case}' if case else ''}: **{setting[:500]}** (score {score:.3g}, lower is better)")
     if sheet_of is not None:  # near the beginning: MLflow folds up what is long
         parts.append(f"![contact sheet](get-artifact?path={_SHEET}&run_uuid={sheet_of})")

@@ -150,7 +150,7 @@ def _table_name(override: str) -> str:
 
 def page_of(store: Store, experiment: str, run_id: str, *, is_sweep: bool) -> str:
     """The address in MLflow's UI of a run's page, or of the table of a sweep's points."""
-    base = store.shown.rstrip("/") if store.backend == "server" else _LOCAL_UI
+    base = store.shown.rstrip("/") if store.is_server else _LOCAL_UI
     runs = f"{base}/#/experiments/{experiment}/runs"
     if is_sweep:
         return f"{runs}?workflowType=machine_learning&viewStateShareKey={view_key(run_id)}"
@@ -159,14 +159,14 @@ def page_of(store: Store, experiment: str, run_id: str, *, is_sweep: bool) -> st
 
 def how_to_open(store: Store, run_id: str, *, is_sweep: bool = False) -> str:
     """What to do, in one line, to see a run or a sweep in MLflow; empty if the store is gone or not there."""
-    if store.backend == "none":
+    if not store.tracks:
         return ""
     try:
         with as_input_error(store):
             page = page_of(store, experiment_id(connect(store), store), run_id, is_sweep=is_sweep)
     except InputError:
         return ""
-    if store.backend == "server":
+    if store.is_server:
         return page
     return f"{ui_command(store)}   then open {page}"
 

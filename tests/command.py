@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
@@ -26,11 +25,10 @@ with warnings.catch_warnings():  # what is imported here need not be imported un
     warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)  # OmegaConf's DictConfig
     warnings.filterwarnings("ignore", "JAXopt is no longer maintained", DeprecationWarning)
     import nst_exp.commands.run
-    import nst_exp.runs.experiment
+    import nst_exp.runs.run
     from nst_exp.signals import ENDING
 
 OUT = "out"  # where runs and sweeps write to, below the folder that the command is started in
-_CACHE = tempfile.TemporaryDirectory()  # one for all tests of this process: compiled code is reused
 DEFAULTS = {
     "network": "tiny",
     "params": "random",
@@ -38,7 +36,7 @@ DEFAULTS = {
     "size": "32",
     "steps": "2",
     "tracking": "none",
-    "cache_dir": _CACHE.name,
+    "cache_dir": os.environ["NST_EXP_CACHE"],  # conftest's
     "hydra.run.dir": OUT,
     "hydra.sweep.dir": OUT,
 }

@@ -8,6 +8,7 @@ import gc
 import os
 import sqlite3
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ from xdist.scheduler import LoadFileScheduling
 
 # Commands that tests start have their output in a buffer, as a user's have where it goes to a pipe or a file.
 os.environ.pop("PYTHONUNBUFFERED", None)
+# Most of the suite's time is the compiler's: pictures of 32 px are compiled for seconds and computed in milliseconds.
+# So all workers and commands share one folder of compiled code, and the code is not optimised.
+_COMPILED = tempfile.TemporaryDirectory() if "PYTEST_XDIST_WORKER" not in os.environ else None
+if _COMPILED is not None:
+    os.environ["NST_EXP_CACHE"] = _COMPILED.name
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.hookimpl(optionalhook=True)  # -p no:xdist

@@ -62,7 +62,7 @@ def assert_whole(folder: Path) -> None:
     assert indices == sorted(set(indices))
     assert result["dropped"] == sum(row["frame/dropped"] for row in rows) == indices[-1] + 1 - len(rows)
     assert {"lpips", "style_distance"} <= result["measures"].keys()
-    assert set(result["sha256"]) == {"style", "params", "pastiche", "clip"}
+    assert set(result["sha256"]) == {"style", "params", "pastiche", "video"}
     assert not list(folder.glob(".*.tmp"))
 
 
@@ -76,7 +76,7 @@ def test_for_some_seconds(tmp_path: Path) -> None:
 def test_other_modes_and_an_odd_size(mode: str, tmp_path: Path) -> None:
     outcome = filmed(f"video={mode}", "camera.seconds=0.3", "size=33", "video.codec=ffv1", folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
-    assert result_of(tmp_path / OUT)["clip"] == "pastiche.mkv"
+    assert result_of(tmp_path / OUT)["video"] == "pastiche.mkv"
     assert clips.levels_of(tmp_path / OUT / "pastiche.mkv")[0].shape == (22, 33, 3)
 
 

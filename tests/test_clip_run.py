@@ -181,7 +181,7 @@ def test_films_in_lanes_agree_with_one_at_a_time(mode: str, clip: Path, tmp_path
     for number in ("0", "1"):
         ours, theirs = (tmp_path / f"lanes{lanes}" / number for lanes in (8, 1))
         results = [result_of(folder.parent, folder.name) for folder in (ours, theirs)]
-        assert [result["lanes"] for result in results] == [2 * at_once, at_once]
+        assert [result["batch_size"] for result in results] == [2 * at_once, at_once]
         assert results[0]["evaluations"] == results[1]["evaluations"]
         assert results[0]["identity"] == results[1]["identity"]
         assert_pictures_agree(frames_of(ours, passes), frames_of(theirs, passes))
@@ -217,7 +217,7 @@ def test_films_in_lanes_take_over_what_one_of_them_has(clip: Path, tmp_path: Pat
     assert len(before) == 3
     assert before.items() <= after.items()
     assert [len(frames_of(film)) for film in films] == [6, 6]
-    assert [result_of(film.parent, film.name)["lanes"] for film in films] == [2, 2]
+    assert [result_of(film.parent, film.name)["batch_size"] for film in films] == [2, 2]
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
@@ -227,7 +227,7 @@ def test_a_film_that_fails_leaves_the_others_alone(clip: Path, tmp_path: Path) -
     assert outcome.code == 1
     assert "2 of 3 points done" in outcome.stdout
     assert "point 1 (style_weight=1e+30) failed: the loss of the initial picture is" in outcome.stderr
-    assert [result_of(tmp_path / OUT, number)["lanes"] for number in ("0", "2")] == [3, 3]
+    assert [result_of(tmp_path / OUT, number)["batch_size"] for number in ("0", "2")] == [3, 3]
     assert not list((tmp_path / OUT / "1").rglob("*.mp4"))
 
 
@@ -259,7 +259,7 @@ def test_killed_at_any_frame_it_goes_on_to_the_same_clip(clip: Path, tmp_path: P
         assert len(frames_of(tmp_path / name)) == 6
     for one, other in zip(*(frames_of(tmp_path / name).values() for name in ("whole", "undisturbed")), strict=True):
         np.testing.assert_array_equal(one, other)
-    hashes = [result_of(tmp_path, name)["sha256"]["clip"] for name in ("whole", "undisturbed")]
+    hashes = [result_of(tmp_path, name)["sha256"]["video"] for name in ("whole", "undisturbed")]
     assert hashes[0] == hashes[1]
 
 

@@ -22,7 +22,7 @@ from nst_exp.media.image import sha256_of
 from nst_exp.motion import frame_store
 from nst_exp.motion.frame_store import Frames
 from nst_exp.records import record
-from nst_exp.runs import preparation
+from nst_exp.runs import inputs
 from nst_exp.versions import installed_version
 
 QUICK = ("steps=2", "video.steps=1", "video.window=1", "video=independent")
@@ -79,24 +79,24 @@ def test_the_painting_is_looked_at_once(clip: Path, tmp_path: Path, monkeypatch:
 
 def test_what_is_remembered_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: caches that count their entries, of any size each, so that nobody knows how much memory they hold."""
-    caches = (evaluator._seen, evaluator._paintings, preparation._images)
+    caches = (evaluator._seen, evaluator._paintings, inputs._pictures)
     assert all(cache.maxsize <= 256e6 for cache in caches)
     seen = evaluator.metrics.Seen({}, {}, {}, np.zeros((32, 256), np.float32), np.zeros((2, 2)))
     assert evaluator._seen.getsizeof(seen) == 4 * 32 * 256 + 8 * 4
 
     Image.fromarray(clips.scene(0, 64, 64)).save(tmp_path / "a.png")
     size = 3 * 4 * 64 * 64
-    monkeypatch.setattr(preparation, "_images", LRUCache(3 * size, getsizeof=preparation._images.getsizeof))
+    monkeypatch.setattr(inputs, "_pictures", LRUCache(3 * size, getsizeof=inputs._pictures.getsizeof))
 
     def image(contents: str, side: int = 64) -> object:
-        return preparation._image("style", contents, tmp_path / "a.png", side, "keep", 16)
+        return inputs._picture("style", contents, tmp_path / "a.png", side, "keep", 16)
 
     first = image("one")
     assert image("two") is not first is image("one")  # equal paths, other contents
     for contents in ("three", "four"):
         image(contents)
         assert image("one") is first  # the one used last stays
-    assert image("large", 128).nbytes > preparation._images.maxsize >= preparation._images.currsize
+    assert image("large", 128).nbytes > inputs._pictures.maxsize >= inputs._pictures.currsize
     assert image("one") is first
 
 

@@ -9,11 +9,11 @@ import clips
 import numpy as np
 import pytest
 
-from nst_exp.evaluation.temporal import Seen, Steadiness
+from nst_exp.evaluation.temporal import FramePair, Steadiness
 from nst_exp.motion import flow, flow_cache
 from nst_exp.motion.flow import dense_inverse_search, hidden, motion_edges, still, warp
 from nst_exp.motion.flow_cache import Flows
-from nst_exp.motion.propagation import Past, blended, link
+from nst_exp.motion.propagation import PreviousFrame, blended, propagate
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -90,13 +90,16 @@ def by_hand(shifts: dict[tuple[int, int], float]):
 def test_a_frame_is_held_to_the_nearest_that_shows_it() -> None:
     """Frame 2 sees all of frame 1 but its left 3 columns, which only frame 0 shows, as far as that goes."""
     content = np.full((10, 24, 3), 40, np.uint8)
-    first, second = Past(0, content, np.full_like(content, 100)), Past(1, content, np.full_like(content, 200))
+    first, second = (
+        PreviousFrame(0, content, np.full_like(content, 100)),
+        PreviousFrame(1, content, np.full_like(content, 200)),
+    )
     flows = by_hand({(2, 1): -3, (1, 2): 3, (2, 0): 0, (0, 2): 0})
-    found = link(flows, 2, content, [second, first], [1, 2])
+    found = propagate(flows, 2, content, [second, first], [1, 2])
     assert found.mask.all()
     np.testing.assert_allclose(found.anchor[:, :3], 100 / 255, atol=1e-6)
     np.testing.assert_allclose(found.anchor[:, 3:], 200 / 255, atol=1e-6)
-    alone = link(flows, 2, content, [second, first], [1])
+    alone = propagate(flows, 2, content, [second, first], [1])
     assert not alone.mask[:, :3].any()
     np.testing.assert_allclose(alone.init[:, 0], 200 / 255, atol=1e-5)  # as the last frame painted its like
     np.testing.assert_allclose(alone.init[:, 14:], 200 / 255, atol=1e-6)
@@ -109,7 +112,7 @@ def test_steadiness() -> None:
     """Source and pastiche stand still; the pastiche gets 2 levels brighter each frame, but for a wobble of 1."""
     levels, steadiness = [100, 103, 104, 107], Steadiness()
     content = np.full((8, 8, 3), 50, np.uint8)
-    seen = [Seen(content, np.full_like(content, level)) for level in levels]
+    seen = [FramePair(content, np.full_like(content, level)) for level in levels]
     nothing, everywhere = constant(8, 8, 0, 0), np.ones((8, 8), bool)
     for before, after in itertools.pairwise(seen):
         steadiness.add(before, after, nothing, everywhere, everywhere)
@@ -127,7 +130,7 @@ def test_a_moving_scene_is_its_own_floor() -> None:
     flows, steadiness = Flows("dis", None, 0), Steadiness()
     backward, forward = flows.between((1, frames[1]), (0, frames[0])), flows.between((0, frames[0]), (1, frames[1]))
     held = ~hidden(backward, forward) & ~motion_edges(backward)
-    steadiness.add(Seen(frames[0], frames[0]), Seen(frames[1], frames[1]), backward, held, still(backward))
+    steadiness.add(FramePair(frames[0], frames[0]), FramePair(frames[1], frames[1]), backward, held, still(backward))
     measures = steadiness.measures()
     assert measures["warping_error"] == measures["warping_error_source"] < 1e-3
     assert measures["brightness_drift"] == measures["brightness_drift_source"] < 0.01
@@ -138,6 +141,6 @@ def test_what_is_new_comes_in_the_colours_of_the_last_picture() -> None:
     before, now = texture(16, 24), texture(16, 24, seed=1)
     painted = np.rint(before[..., ::-1] * 0.5 + 20).astype(np.uint8)
     far = by_hand({(1, 0): 100, (0, 1): -100})
-    found = link(far, 1, now, [Past(0, before, painted)], [1])
+    found = propagate(far, 1, now, [PreviousFrame(0, before, painted)], [1])
     assert not found.mask.any()
     np.testing.assert_allclose(found.init, (now[..., ::-1] * 0.5 + 20) / 255, atol=0.01)

@@ -49,9 +49,9 @@ def test_batched_and_basic_agree(tmp_path: Path) -> None:
     for ours, theirs in zip(run_folders(batched / OUT), run_folders(basic / OUT), strict=True):
         assert ours.record.identity == theirs.record.identity
         assert ours.overrides == theirs.overrides
-        assert (ours.result["lanes"], theirs.result["lanes"]) == (4, 1)
-        assert ours.result["evaluations"] == theirs.result["evaluations"]
-        np.testing.assert_allclose(ours.result["total_loss"], theirs.result["total_loss"], rtol=1e-3)
+        assert (ours.result.batch_size, theirs.result.batch_size) == (4, 1)
+        assert ours.result.evaluations == theirs.result.evaluations
+        np.testing.assert_allclose(ours.result.total_loss, theirs.result.total_loss, rtol=1e-3)
         for column, numbers in ours.trace.items():
             np.testing.assert_allclose(numbers, theirs.trace[column], rtol=1e-2, atol=1e-6)
         log = (ours.path / "run.log").read_text()
@@ -84,9 +84,9 @@ def test_lanes_are_shared_out_among_devices(tmp_path: Path) -> None:
     assert done.code == 0, done.stderr
     sweep(alone, *settings)
     for ours, theirs in zip(run_folders(spread / OUT), run_folders(alone / OUT), strict=True):
-        assert (ours.result["lanes"], theirs.result["lanes"]) == (3, 1)
-        assert ours.result["evaluations"] == theirs.result["evaluations"]
-        np.testing.assert_allclose(ours.result["total_loss"], theirs.result["total_loss"], rtol=1e-3)
+        assert (ours.result.batch_size, theirs.result.batch_size) == (3, 1)
+        assert ours.result.evaluations == theirs.result.evaluations
+        np.testing.assert_allclose(ours.result.total_loss, theirs.result.total_loss, rtol=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
@@ -95,7 +95,7 @@ def test_a_bad_point_fails_alone_and_what_is_done_is_not_done_again(tmp_path: Pa
     done = sweep(tmp_path, *grid, code=1)
     assert "2 of 3 points done" in done.stdout
     assert "point 1 (style_weight=1e+30) failed: the loss of the initial picture is" in done.stderr
-    assert [point.result.get("lanes") for point in run_folders(tmp_path / OUT)] == [3, None, 3]
+    assert [point.result.batch_size for point in run_folders(tmp_path / OUT) if point.finished] == [3, 3]
     assert "initial picture" in (tmp_path / OUT / "1" / "run.log").read_text()
     ages = [(tmp_path / OUT / number / "result.json").stat().st_mtime_ns for number in ("0", "2")]
     assert sorted(run.info.status for run in runs_of(client_of(tmp_path))) == [
@@ -109,7 +109,7 @@ def test_a_bad_point_fails_alone_and_what_is_done_is_not_done_again(tmp_path: Pa
     again = [(tmp_path / OUT / number / "result.json").stat().st_mtime_ns for number in ("0", "2")]
     assert again[0] == ages[0]
     assert again[1] > ages[1]
-    assert RunFolder(tmp_path / OUT / "2").result["lanes"] == 2
+    assert RunFolder(tmp_path / OUT / "2").result.batch_size == 2
 
 
 def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,8 +128,8 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest
     sweep(tmp_path, "seed=0,1,2,3,0", "steps=22", *ADAM, LANES, *SQLITE)
     assert tried == [[0, 1, 2, 3], [0, 1], [2, 3]]
     points = run_folders(tmp_path / OUT)
-    assert [point.result["lanes"] for point in points] == [2] * 5
-    assert [point.path.name for point in points if "reused_from" in point.result] == ["4"]
+    assert [point.result.batch_size for point in points] == [2] * 5
+    assert [point.path.name for point in points if point.result.reused_from] == ["4"]
     for _, status, _, steps in tracked(client_of(tmp_path)):
         assert status == "FINISHED"
         assert steps in ([], list(range(1, 23)))
@@ -150,14 +150,14 @@ def test_pictures_of_one_size_and_all_paintings_share_a_batch(tmp_path: Path) ->
     china, harbour = "pkg://sklearn/datasets/images/china.jpg", "pkg://nst_exp/samples/night_harbour.jpg"
     flower = "pkg://sklearn/datasets/images/flower.jpg"
     sweep(tmp_path, f"content={china},{flower}", f"style={harbour},{flower}", "style_zoom=1,2", *ADAM, LANES)
-    assert [point.result["lanes"] for point in run_folders(tmp_path / OUT)] == [8] * 8
+    assert [point.result.batch_size for point in run_folders(tmp_path / OUT)] == [8] * 8
 
 
 def test_lanes_are_limited_by_memory_and_by_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("nst_exp.transfer.stylize.free_bytes", lambda: 1000)
     monkeypatch.setattr("nst_exp.transfer.stylize.bytes_per_entry", lambda *arguments: 99)
     sweep(tmp_path, "seed=0,1,2,3,4,5,6", *ADAM, "hydra.launcher.lanes=20", "hydra.launcher.memory_share=0.4")
-    assert {point.result["lanes"] for point in run_folders(tmp_path / OUT)} == {3, 4}
+    assert {point.result.batch_size for point in run_folders(tmp_path / OUT)} == {3, 4}
 
 
 @pytest.mark.parametrize(

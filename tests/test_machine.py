@@ -112,7 +112,7 @@ def test_settings_of_jax_do_not_change_results(tmp_path: Path) -> None:
     named = sorted(line.split(" ")[1] for line in done.stderr.splitlines())
     assert named == sorted(f"{name}={value}" for name, value in settings.items())
     run_in_process("init=noise", "hydra.run.dir=usual", folder=tmp_path)
-    odd, usual = (RunFolder(tmp_path / name).result["sha256"]["pastiche"] for name in ("odd", "usual"))
+    odd, usual = (RunFolder(tmp_path / name).result.sha256["pastiche"] for name in ("odd", "usual"))
     assert odd == usual
 
 

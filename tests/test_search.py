@@ -32,7 +32,7 @@ def found_in(folder: Path) -> dict:
 
 
 def measures_in(folder: Path) -> list[dict[str, float]]:
-    return [point.result["measures"] for point in run_folders(folder)]
+    return [point.result.measures for point in run_folders(folder)]
 
 
 def test_a_search_finds_the_best_of_its_runs_and_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_a_search_finds_the_best_of_its_runs_and_goes_on_where_it_was(tmp_path: 
     assert "Best value" in done.stdout
     assert done.stderr == ""
     points = run_folders(tmp_path / "more")
-    assert [point.result.get("reused_from") for point in points] == [
+    assert [point.result.reused_from for point in points] == [
         *(str(tmp_path / OUT / str(number)) for number in range(3)),
         None,
         None,

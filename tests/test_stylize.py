@@ -1,6 +1,5 @@
 """Schedules, and the driver around the solver."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from nst_exp.errors import InputError
 from nst_exp.networks import get_network
+from nst_exp.outcome import Outcome
 from nst_exp.params.sources import ParamsSource, load_params
 from nst_exp.transfer.colour import recoloured
 from nst_exp.transfer.objective import LossWeights, Objective, loss_weights
@@ -59,9 +59,9 @@ def weights(content_weight: float = 1.0) -> LossWeights:
     )
 
 
-def solve_lanes(
+def solve_entries(
     tmp_path: Path, schedule: Schedule, seen: list[Progress], entries: Sequence[BatchEntry]
-) -> list[Solution | InputError]:
+) -> list[Outcome[Solution]]:
     network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
     objective = Objective(network, ("block2_conv1",), ("block1_conv1", "block2_conv2"), "relative")
     params = jax.device_put(load_params(ParamsSource("random"), network, network.layers, tmp_path).params)
@@ -74,9 +74,8 @@ CONTENT, STYLE = (
 
 
 def solve(tmp_path: Path, schedule: Schedule, seen: list[Progress], seed: int = 0) -> Solution:
-    (solution,) = solve_lanes(tmp_path, schedule, seen, [BatchEntry(weights(), CONTENT, STYLE, seed=seed)])
-    assert isinstance(solution, Solution)
-    return solution
+    (outcome,) = solve_entries(tmp_path, schedule, seen, [BatchEntry(weights(), CONTENT, STYLE, seed=seed)])
+    return outcome.get()
 
 
 @pytest.mark.parametrize("init", ["content", "colours", "noise", "style"])
@@ -126,7 +125,7 @@ def test_recoloured_is_sound_without_any_colour() -> None:
     np.testing.assert_allclose(recoloured(CONTENT, flat), 0.5, atol=0.02)
 
 
-def test_lanes_agree_with_one_at_a_time(tmp_path: Path) -> None:
+def test_a_batch_agrees_with_one_at_a_time(tmp_path: Path) -> None:
     """Other weights, pictures of other sizes, seeds and inits; two stop early, one has no finite loss."""
     schedule = Schedule(((17, 23), (24, 32)), 40, "noise", Stop(improvement=0.1, window=5))
     entries = [
@@ -137,16 +136,14 @@ def test_lanes_agree_with_one_at_a_time(tmp_path: Path) -> None:
     ]
     seen: list[Progress] = []
     before = advance._cache_size()
-    together = solve_lanes(tmp_path, schedule, seen, entries)
+    together = solve_entries(tmp_path, schedule, seen, entries)
     assert advance._cache_size() == before + 2  # one for each scale
-    assert isinstance(together[1], InputError)
+    assert isinstance(together[1].error, InputError)
     for index in (0, 2, 3):
         chunks: list[Progress] = []
-        (alone,) = solve_lanes(tmp_path, schedule, chunks, [entries[index]])
+        (outcome,) = solve_entries(tmp_path, schedule, chunks, [entries[index]])
         own = [chunk for chunk in seen if chunk.entry == index]
-        solution = together[index]
-        assert isinstance(alone, Solution)
-        assert isinstance(solution, Solution)
+        solution, alone = together[index].get(), outcome.get()
         assert (solution.steps, solution.evaluations, solution.restarts) == (
             alone.steps,
             alone.evaluations,
@@ -159,10 +156,10 @@ def test_lanes_agree_with_one_at_a_time(tmp_path: Path) -> None:
             np.testing.assert_allclose(best, expected, rtol=1e-3)  # steps that are undone go very far
         np.testing.assert_allclose(solution.total_loss, alone.total_loss, rtol=1e-3)
         np.testing.assert_allclose(solution.pastiche, alone.pastiche, atol=1e-2)  # rounding, 40 steps on
-    assert [solution.steps for solution in together if isinstance(solution, Solution)] == [30, 40, 30]
+    assert [one.get().steps for one in together if one.error is None] == [30, 40, 30]
 
 
-def test_a_lane_of_four_times_the_pixels_takes_four_times_the_memory(tmp_path: Path) -> None:
+def test_an_entry_of_four_times_the_pixels_takes_four_times_the_memory(tmp_path: Path) -> None:
     network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
     objective = Objective(network, ("block2_conv1",), ("block1_conv1",), "relative")
     params = load_params(ParamsSource("random"), network, network.layers, tmp_path).params
@@ -173,6 +170,6 @@ def test_a_lane_of_four_times_the_pixels_takes_four_times_the_memory(tmp_path: P
 
 def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     entry = BatchEntry(weights(float("inf")), CONTENT, STYLE)
-    (error,) = solve_lanes(tmp_path, Schedule(((24, 32),), 2, "noise"), [], [entry])
-    assert isinstance(error, InputError)
-    assert re.search(r"initial picture is (inf|nan)", str(error))
+    (outcome,) = solve_entries(tmp_path, Schedule(((24, 32),), 2, "noise"), [], [entry])
+    with pytest.raises(InputError, match=r"initial picture is (inf|nan)"):
+        outcome.get()

@@ -71,9 +71,9 @@ def test_a_larger_grid_in_another_order_does_only_what_is_missing(tmp_path: Path
     sweep(tmp_path, "style_weight=0.3,0.1,0.03", "content_weight=4,1", *SQLITE, "hydra.sweep.dir=larger")
     points = run_folders(tmp_path / "larger")
     assert len(points) == 6
-    reused = [point for point in points if "reused_from" in point.result]
+    reused = [point for point in points if point.result.reused_from]
     assert len(reused) == 4
-    assert all(point.result["identity"] == point.record.identity for point in points)
+    assert all(point.result.identity == point.record.identity for point in points)
     earlier = {point.record.identity: point for point in run_folders(tmp_path / OUT)}
     for point in reused:
         origin = earlier[point.record.identity]
@@ -90,7 +90,7 @@ def test_force_does_all_again_in_a_new_folder(tmp_path: Path) -> None:
     assert len(run_folders(tmp_path / OUT)) == 2
     again = run_folders(tmp_path / f"{OUT}-2")
     assert len(again) == 2
-    assert not any("reused_from" in point.result for point in again)
+    assert not any(point.result.reused_from for point in again)
 
 
 def test_a_single_run_is_a_deliberate_act(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_failing_point_is_named_and_done_when_it_can_be(tmp_path: Path) -> Non
     done = sweep(tmp_path, *grid)  # the photograph is there now: another sweep, which takes over what is done
     assert "4 of 4 points done" in done.stdout
     assert ages(tmp_path / OUT) == before
-    reused = [point.path.name for point in run_folders(tmp_path / f"{OUT}-2") if "reused_from" in point.result]
+    reused = [point.path.name for point in run_folders(tmp_path / f"{OUT}-2") if point.result.reused_from]
     assert reused == ["2", "3"]
 
 
@@ -223,8 +223,8 @@ def test_killed_at_any_moment_a_sweep_goes_on_as_if_nothing_had_happened(tmp_pat
     assert pictures(disturbed / OUT) == pictures(undisturbed / OUT)
     for point in run_folders(disturbed / OUT):
         twin = RunFolder(undisturbed / OUT / point.path.name)
-        assert point.result["losses"] == twin.result["losses"]
-        assert point.result["measures"] == twin.result["measures"]
+        assert point.result.losses == twin.result.losses
+        assert point.result.measures == twin.result.measures
         assert not list(point.path.glob(".*.tmp"))
     for folder in (undisturbed, disturbed):
         parents, children = family(client_of(folder))

@@ -25,7 +25,7 @@ from nst_exp.files import TEMPORARY, digest, read_json, write_atomically, write_
 from nst_exp.records.result import Result
 
 # Raise it when a change of code alters pictures or measures: earlier results then no longer count as done.
-RESULTS_VERSION = 5
+RESULTS_VERSION = 6
 
 PICTURE = "pastiche.png"  # of a clip: a frame from its middle
 CLIP = "pastiche"  # a clip, its suffix by its codec

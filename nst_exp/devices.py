@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from nst_exp.errors import InputError
 
@@ -50,6 +52,15 @@ def set_gpu_defaults() -> None:
     if _WITHOUT_TRITON not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_WITHOUT_TRITON}=false".strip()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only
+
+
+def keep_compiled_code(folder: Path) -> None:
+    """Let JAX keep compiled code in `folder`, and say nothing of devices that it does not find; imports JAX."""
+    logging.getLogger("jax").setLevel(logging.WARNING)
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small functions add up to seconds
 
 
 def refuse_bad_settings() -> None:

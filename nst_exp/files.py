@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from nst_exp.errors import InputError
 
 TEMPORARY = f".{'[0-9a-f]' * 32}.tmp"  # the pattern of names that files have while they are written
@@ -72,6 +74,18 @@ def home_expanded(address: str | Path) -> Path:
         return Path(address).expanduser()
     except RuntimeError as error:
         raise InputError(f"{str(address)!r}: {error}") from error
+
+
+def cache_folder(address: str | None) -> Path:
+    """Where downloads, converted params and compiled code are kept.
+
+    Args:
+        address: of the folder; None for the platform's own place.
+
+    Raises:
+        InputError: as `home_expanded`.
+    """
+    return home_expanded(address) if address else platformdirs.user_cache_path("nst_exp")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -84,9 +84,7 @@ def test_measures_compare_with_the_camera_s_own_frame(tmp_path: Path, monkeypatc
     """Kind: measures whose reference was made from the run's resized frame, so that they depend on `size`."""
     pairs: list[Pair] = []
     measure = camera.measure
-    monkeypatch.setattr(
-        camera_run, "measure", lambda judge, pair, *rest: pairs.append(pair) or measure(judge, pair, *rest)
-    )
+    monkeypatch.setattr(camera, "measure", lambda judge, pair, *rest: pairs.append(pair) or measure(judge, pair, *rest))
     outcome = filmed("camera.seconds=0.1", "size=24", "video=independent", folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     (pair,) = pairs

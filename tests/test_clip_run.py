@@ -186,7 +186,7 @@ def test_films_in_lanes_agree_with_one_at_a_time(mode: str, clip: Path, tmp_path
         assert results[0]["identity"] == results[1]["identity"]
         assert_pictures_agree(frames_of(ours, passes), frames_of(theirs, passes))
         assert clips.stamps_of(ours / "pastiche.mp4") == clips.stamps_of(clip)[:4]
-        made = [line.split()[-1] for line in (ours / "run.log").read_text().splitlines() if " clip: " in line]
+        made = [line.split()[-1] for line in (ours / "run.log").read_text().splitlines() if " video: " in line]
         assert made == [str(ours / "pastiche.mp4")]
     assert losses_in(tmp_path / "outputs") == [[0, 1, 2, 3]] * 4
 

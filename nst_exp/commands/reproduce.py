@@ -31,8 +31,9 @@ from PIL import Image
 
 from nst_exp.commands.process import program, run_command
 from nst_exp.config import RunConfig, run_config
+from nst_exp.devices import keep_compiled_code
 from nst_exp.errors import InputError
-from nst_exp.files import home_expanded
+from nst_exp.files import cache_folder, home_expanded
 from nst_exp.grammar import escape_all
 from nst_exp.media.image import locate, sha256_of
 from nst_exp.records import tracking
@@ -205,7 +206,7 @@ def _repeat(config: RunConfig, logged: _Logged, output: Path) -> RunFolder:
     Raises:
         InputError: if the network's params are others.
     """
-    logging.getLogger("jax").setLevel(logging.WARNING)  # it reports each device it does not find
+    keep_compiled_code(cache_folder(config.cache_dir) / "jax")
     from nst_exp.runs.run import Origin, input_hashes, run_alone
 
     found, wanted = input_hashes(config)["params"], logged.hashes["params"]

@@ -28,8 +28,10 @@ from nst_exp.commands.arguments import UsageError, parse
 from nst_exp.commands.overrides import prepared
 from nst_exp.commands.process import prepare_process
 from nst_exp.config import RunConfig
+from nst_exp.devices import keep_compiled_code
 from nst_exp.errors import InputError
 from nst_exp.explanations import one_line
+from nst_exp.files import cache_folder
 from nst_exp.keys import CONF
 from nst_exp.signals import BROKEN_PIPE, drop_output, exit_interrupted, flushed_output
 from nst_exp.sweeps import job
@@ -60,6 +62,7 @@ def _run(config: DictConfig) -> float | tuple[float, ...]:
 def _one_run(config: DictConfig, settings: Any) -> float | tuple[float, ...]:
     """Do the run; what it returns is for Hydra's sweepers."""
     checked = job.checked(config)
+    keep_compiled_code(cache_folder(checked.cache_dir) / "jax")
     from nst_exp.runs.run import run_alone
 
     result = run_alone(checked, Path(settings.runtime.output_dir), job.origin(checked, settings))

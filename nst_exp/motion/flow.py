@@ -7,8 +7,9 @@ estimator is a function in `ESTIMATORS`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -29,10 +30,21 @@ def dense_inverse_search(before: Levels, after: Levels) -> Flow:
     References:
         Kroeger, Timofte, Dai, Van Gool (2016), Fast Optical Flow using Dense Inverse Search.
     """
-    cv2.setNumThreads(1)  # its stripes depend on the number of threads, and with them the result
     estimator = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     first, second = (cv2.cvtColor(np.ascontiguousarray(levels), cv2.COLOR_RGB2GRAY) for levels in (before, after))
-    return np.asarray(estimator.calc(first, second, np.zeros((*first.shape, 2), np.float32)), np.float32)
+    with _one_thread():
+        return np.asarray(estimator.calc(first, second, np.zeros((*first.shape, 2), np.float32)), np.float32)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let OpenCV use one thread: DIS splits pictures by the number of threads, and its result depends on that."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(threads)
 
 
 ESTIMATORS: dict[str, Estimator] = {"dis": dense_inverse_search}

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from nst_exp.errors import InputError
 from nst_exp.evaluation.evaluator import Pair, measure
+from nst_exp.files import cache_folder
 from nst_exp.media.camera import Camera, Snapshot
 from nst_exp.media.frame_conversion import resize
 from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_levels
@@ -35,7 +36,6 @@ from nst_exp.records.tracking import TrackedRun
 from nst_exp.runs.frame_policy import frame_policy
 from nst_exp.runs.inputs import Inputs, SolverSetup, out_of_memory_as_input_error
 from nst_exp.runs.kind import ActiveRun, Within
-from nst_exp.runs.plan import cache_folder
 from nst_exp.runs.preview import Preview, jpeg
 from nst_exp.runs.progress import progress
 from nst_exp.runs.source import CameraSource
@@ -375,4 +375,4 @@ def _measures(inputs: Inputs, painted: _Painted) -> dict[str, float]:
     hashes = (hashlib.sha256(painted.original.tobytes()).hexdigest(), plan.hashes["style"])
     pair = Pair(Path(plan.source.device.name), plan.files["style"], hashes, plan.config.aspect, 0, painted.original)
     content, pastiche = (jnp.asarray(from_uint8(levels)) for levels in (painted.content, painted.pastiche))
-    return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config))
+    return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config.cache_dir))

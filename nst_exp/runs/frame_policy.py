@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
@@ -17,6 +17,7 @@ from nst_exp.transfer.objective import Anchor
 from nst_exp.transfer.stylize import BatchEntry
 
 
+@runtime_checkable
 class FramePolicy(Protocol):
     """How a frame follows from those before it.
 

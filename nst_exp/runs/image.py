@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nst_exp.evaluation.evaluator import Pair, measure
+from nst_exp.files import cache_folder
 from nst_exp.media.image import sha256_of, to_uint8, write_image
 from nst_exp.memory import peak_mb, reset_peak
 from nst_exp.outcome import Failure, Outcome
@@ -17,7 +18,6 @@ from nst_exp.records.folder import PICTURE, Table, loss_column
 from nst_exp.records.result import Result
 from nst_exp.runs.inputs import Inputs, SolverSetup, out_of_memory_as_input_error
 from nst_exp.runs.kind import ActiveRun, Within
-from nst_exp.runs.plan import cache_folder
 from nst_exp.runs.progress import phase, progress
 from nst_exp.transfer.stylize import BatchEntry, Progress, Schedule, Solution, initial_image, stylize
 from nst_exp.types import AnyImage
@@ -121,7 +121,7 @@ def _measures(inputs: Inputs, solution: Solution) -> dict[str, float]:
     plan, written = inputs.plan, jnp.asarray(to_uint8(solution.pastiche)[None], jnp.float32) / 255
     hashes = (plan.hashes["content"], plan.hashes["style"])
     pair = Pair(plan.files["content"], plan.files["style"], hashes, plan.config.aspect)
-    return measure(plan.config.judge, pair, inputs.content_image, written, cache_folder(plan.config))
+    return measure(plan.config.judge, pair, inputs.content_image, written, cache_folder(plan.config.cache_dir))
 
 
 class _Journal:

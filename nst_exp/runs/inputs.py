@@ -14,11 +14,12 @@ from cachetools import LRUCache
 
 from nst_exp.config import RunConfig, SolverConfig
 from nst_exp.errors import OutOfMemoryError
+from nst_exp.files import cache_folder
 from nst_exp.media.image import read_image
 from nst_exp.memory import remembered
 from nst_exp.networks import Network
 from nst_exp.params.sources import ParamsSource, load_params
-from nst_exp.runs.plan import Plan, cache_folder, params_source
+from nst_exp.runs.plan import Plan, params_source
 from nst_exp.transfer.objective import LossWeights, Objective, loss_weights
 from nst_exp.transfer.solver import Adam, Lbfgs, Method, OptaxLbfgs
 from nst_exp.transfer.stylize import Schedule, Stop, coarse_to_fine
@@ -95,7 +96,9 @@ def _load_params(plan: Plan) -> NetworkParams:
     """The params of all layers in use, on the device."""
     network = plan.objective.network
     layers = network.truncated(plan.objective.layers)
-    return _params(plan.hashes["params"], params_source(plan.config), network, layers, cache_folder(plan.config))
+    return _params(
+        plan.hashes["params"], params_source(plan.config), network, layers, cache_folder(plan.config.cache_dir)
+    )
 
 
 @functools.lru_cache(maxsize=2)

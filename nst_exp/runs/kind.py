@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from nst_exp.outcome import Outcome
 from nst_exp.records.folder import RunFolder
@@ -26,6 +26,7 @@ class ActiveRun:
     tracked: TrackedRun
 
 
+@runtime_checkable
 class RunKind(Protocol):
     """How one kind of run is solved and finished; its module in this package has one as `KIND`.
 

@@ -7,12 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from nst_exp.config import RunConfig
 from nst_exp.devices import backend
 from nst_exp.errors import InputError
-from nst_exp.files import home_expanded
+from nst_exp.files import cache_folder, home_expanded
 from nst_exp.media.image import locate, sha256_of
 from nst_exp.networks import Network, get_network
 from nst_exp.params.sources import ParamsSource, params_sha256
@@ -70,13 +68,8 @@ def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
     _refuse_idle(overrides, source.kind)
     hashes = {name: sha256_of(path) for name, path in files.items()}
     layers = network.truncated(objective.layers)
-    hashes["params"] = params_sha256(params_source(config), network, layers, cache_folder(config))
+    hashes["params"] = params_sha256(params_source(config), network, layers, cache_folder(config.cache_dir))
     return Plan(config, source, objective, style_layer_weights, files, hashes)
-
-
-def cache_folder(config: RunConfig) -> Path:
-    """Where downloads, converted params and compiled code are kept."""
-    return home_expanded(config.cache_dir) if config.cache_dir else platformdirs.user_cache_path("nst_exp")
 
 
 def params_source(config: RunConfig) -> ParamsSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # pictures need none of what reads video
     from nst_exp.media.video import Clip, Cut
 
 
+@runtime_checkable
 class Source(Protocol):
     """The content of a run, found and checked, but not read yet.
 

@@ -18,6 +18,7 @@ from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
 from nst_exp.evaluation.evaluator import Pair, measure
 from nst_exp.evaluation.temporal import FramePair, Steadiness
+from nst_exp.files import cache_folder
 from nst_exp.media.frame_conversion import resize
 from nst_exp.media.image import from_uint8, sha256_of, write_levels
 from nst_exp.media.sound import plan_sound
@@ -35,7 +36,6 @@ from nst_exp.records.result import Result
 from nst_exp.runs.frame_policy import FramePolicy, frame_policy
 from nst_exp.runs.inputs import Inputs
 from nst_exp.runs.kind import ActiveRun
-from nst_exp.runs.plan import cache_folder
 from nst_exp.runs.progress import phase
 from nst_exp.runs.source import VideoSource, cut_of
 from nst_exp.versions import decoders_version
@@ -96,7 +96,7 @@ class VideoRun:
         code = f"{estimator_version(video.estimator)}, {decoders_version()}"
         code = hashlib.sha256(code.encode()).hexdigest()[:12]
         name = f"{plan.hashes['content'][:32]}-{width}x{height}-{video.estimator}-{code}-{RESULTS_VERSION}"
-        kept_in = cache_folder(plan.config) / "flow" / name if video.flow_cache_mb else None
+        kept_in = cache_folder(plan.config.cache_dir) / "flow" / name if video.flow_cache_mb else None
         return Flows(video.estimator, kept_in, video.flow_cache_mb)
 
     @cached_property
@@ -324,4 +324,4 @@ def _frame_measures(inputs: Inputs, frame: Frame, painted: FramePair) -> dict[st
     hashes = (plan.hashes["content"], plan.hashes["style"])
     pair = Pair(plan.files["content"], plan.files["style"], hashes, plan.config.aspect, frame.index, frame.levels)
     content, pastiche = (jnp.asarray(from_uint8(levels)) for levels in (painted.content, painted.pastiche))
-    return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config))
+    return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config.cache_dir))

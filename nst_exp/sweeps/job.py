@@ -38,7 +38,6 @@ def checked(config: DictConfig) -> RunConfig:
     """
     found = run_config(config)
     check_metrics(found.optimized_metrics)
-    logging.getLogger("jax").setLevel(logging.WARNING)  # it reports each device it does not find
     return found
 
 

@@ -22,9 +22,10 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig, open_dict, read_write
 
 from nst_exp.config import RunConfig
-from nst_exp.devices import backend
+from nst_exp.devices import backend, keep_compiled_code
 from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.explanations import one_line
+from nst_exp.files import cache_folder
 from nst_exp.outcome import Outcome
 from nst_exp.records.folder import RunFolder
 from nst_exp.records.result import Result
@@ -100,6 +101,7 @@ class _Job:
         with read_write(config), open_dict(config):
             del config["hydra"]
         self.checked = job.checked(config)
+        keep_compiled_code(cache_folder(self.checked.cache_dir) / "jax")
         self.run = Run.prepare(self.checked, self.folder, job.origin(self.checked, self.config.hydra))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,8 @@ def add(folder: Path, number: int, score: float, settings: Mapping[str, Any], ta
     run.begin({}, Record(f"{number}", f"{number}", overrides, plain, dict(tags), None))
     numbers = {"score": score, "lpips": score / 10, "style_distance": 1 - score / 20}
     sweeps.picture(number, (48, 32)).save(run.path / "pastiche.png")
-    run.finish({"pastiche": "pastiche.png", "measures": numbers, "total_loss": 1.0})
+    result = {"pastiche": "pastiche.png", "measures": numbers, "total_loss": 1.0}
+    (run.path / "result.json").write_text(json.dumps(result))
 
 
 def made(folder: Path, runs: Sequence[tuple[float, Mapping[str, Any]]]) -> Sweep:

@@ -24,7 +24,7 @@ from nst_exp.evaluation import catalogue, metrics
 from nst_exp.evaluation.catalogue import pareto_front
 from nst_exp.evaluation.metrics import Judge, measures, noise, references
 from nst_exp.networks import Network, get_network
-from nst_exp.params import sources
+from nst_exp.params import files
 from nst_exp.params.sources import ParamsSource, load_lpips_weights, load_params
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "lpips_reference.py"
@@ -136,10 +136,10 @@ def test_lpips_weights_of_a_wrong_file(
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "vgg16.ckpt").write_bytes(content)
     package = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _name: package)
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _name: package)
     with pytest.raises(InputError, match="SHA-256 is"):
         load_lpips_weights()
-    monkeypatch.setitem(sources._BUNDLED, "vgg16", ("vgg16.ckpt", hashlib.sha256(content).hexdigest()))
+    monkeypatch.setitem(files.BUNDLED, "vgg16", ("vgg16.ckpt", hashlib.sha256(content).hexdigest()))
     with pytest.raises(InputError) as caught:
         load_lpips_weights()
     assert complaint in str(caught.value)

@@ -20,8 +20,8 @@ from seeded import seeded_tensor
 from nst_exp.errors import InputError
 from nst_exp.networks import ARCHITECTURES, Network, get_network
 from nst_exp.networks.blocks import Options
-from nst_exp.params import sources
-from nst_exp.params.sources import ParamsSource, load_params
+from nst_exp.params import files as params_files
+from nst_exp.params.sources import LoadedParams, ParamsSource, load_params
 
 CONF = Path(__file__).parents[1] / "conf" / "network"
 RESNET = ARCHITECTURES["resnet50"]
@@ -173,7 +173,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, files.Arrays], None]]] = {
 }
 
 
-def loaded_from(case: str, tensors: files.Arrays, folder: Path) -> sources.LoadedParams:
+def loaded_from(case: str, tensors: files.Arrays, folder: Path) -> LoadedParams:
     source, write = WRITERS[case]
     path = folder / hashlib.sha256(case.encode()).hexdigest()[:8]
     write(path, tensors)
@@ -248,8 +248,8 @@ def test_download_of_which_eight_digits_are_known(
     sha256 = hashlib.sha256(served.read_bytes()).hexdigest()
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for digits, sound in (("00000000", False), (sha256[:8], True)):
-        offered = sources._Download(f"{address}/a.pth", f"sha256:{digits}")
-        monkeypatch.setitem(sources._DOWNLOADS, ("torchvision", "tiny"), offered)
+        offered = params_files._Download(f"{address}/a.pth", f"sha256:{digits}")
+        monkeypatch.setitem(params_files.DOWNLOADS, ("torchvision", "tiny"), offered)
         if sound:
             loaded = load_params(ParamsSource("torchvision"), files.TINY, files.TINY.layers, tmp_path)
             assert loaded.sha256 == sha256

@@ -68,7 +68,7 @@ def test_a_run_ends_with_its_measures_and_its_log_has_the_long_lines(tmp_path: P
     assert lines[-1] == f"picture: {tmp_path / OUT / 'pastiche.png'}"
     assert "\x1b" not in done.stdout
     log = (tmp_path / OUT / "run.log").read_text()
-    assert re.search(r"^\[[-0-9 :,]+\]\[nst_exp\.\w+\]\[INFO\] - score ", log, re.MULTILINE)
+    assert re.search(r"^\[[-0-9 :,]+\]\[nst_exp\.[\w.]+\]\[INFO\] - score ", log, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,8 @@ def add_run(
     steps = np.arange(1, 9)
     run.write_trace({"step": steps, "loss/total": 9.0 / steps + number, "solver/evaluations": steps + 1})
     costs = {"total_loss": 1.0 + number, "evaluations": 9, "seconds": 1.5, "losses": {"content": 0.5}}
-    run.finish({"pastiche": "pastiche.png", "measures": measures_of(number), **costs, **result})
+    found = {"pastiche": "pastiche.png", "measures": measures_of(number), **costs, **result}
+    (run.path / "result.json").write_text(json.dumps(found))
     return run
 
 
@@ -208,7 +209,8 @@ def test_runs_of_an_earlier_version_without_a_record_are_read(tmp_path: Path) ->
         (run.path / ".hydra" / "overrides.yaml").write_text(f"- content_weight={weight}\n")
         (run.path / "config.yaml").write_text(f"content_weight: {weight}\nsolver:\n  name: lbfgs\n")
         (run.path / "pastiche.png").write_bytes(b"")
-        run.finish({"pastiche": "pastiche.png", "measures": {"content_distance": 0.3, "style_distance": 0.5}})
+        result = {"pastiche": "pastiche.png", "measures": {"content_distance": 0.3, "style_distance": 0.5}}
+        (run.path / "result.json").write_text(json.dumps(result))
     sweep = read_sweep(tmp_path)
     assert [point.settings["solver.name"] for point in sweep.points] == ["lbfgs", "lbfgs"]
     assert sweep.goals == ("content_distance", "style_distance")

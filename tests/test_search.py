@@ -1,5 +1,6 @@
 """Searches: sweeps whose points Optuna chooses, and Hydra's own ranges, choices and globs."""
 
+import json
 import subprocess
 import sys
 import warnings
@@ -11,6 +12,7 @@ from command import OUT, Outcome, arguments_of, run_in_process
 from mlflow import MlflowClient
 
 from nst_exp.records.folder import run_folders
+from nst_exp.records.result import Result
 from nst_exp.sweeps import search
 
 with warnings.catch_warnings():  # Optuna 2 on SQLAlchemy 2; what is imported here need not be imported later
@@ -122,8 +124,11 @@ def test_what_cannot_be_sought_is_refused_before_the_first_run(
     assert not list(tmp_path.rglob("result.json"))
 
 
-def test_what_a_run_returns() -> None:
-    result = {"seconds": 2, "total_loss": 3.5, "measures": {"lpips": 0.5, "seconds": -1}}
+def test_what_a_run_returns(tmp_path: Path) -> None:
+    written = {"pastiche": "a.png", "seconds": 2, "total_loss": 3.5, "measures": {"lpips": 0.5, "seconds": -1}}
+    (tmp_path / "result.json").write_text(json.dumps(written))
+    result = Result.read(tmp_path / "result.json")
+    assert result is not None
     assert search.returned(result, ["lpips"]) == 0.5
     assert search.returned(result, ["total_loss", "seconds", "lpips"]) == (3.5, 2.0, 0.5)
 

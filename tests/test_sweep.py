@@ -167,7 +167,7 @@ def identity_of(folder: Path, *arguments: str) -> str:
 
 
 def test_identity_is_what_determines_the_result_and_nothing_else(tmp_path: Path) -> None:
-    shutil.copy(Path(image.__file__).parent / "samples" / "night_harbour.jpg", tmp_path / "copy.jpg")
+    shutil.copy(Path(nst_exp.__file__).parent / "samples" / "night_harbour.jpg", tmp_path / "copy.jpg")
     first = identity_of(tmp_path)
     same = (
         ("ledger=null",),

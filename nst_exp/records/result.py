@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,8 @@ class Result:
     @property
     def costs(self) -> dict[str, float]:
         """The loss and all costs that this kind of run has, by name."""
-        return {name: getattr(self, name) for name in _COSTS if getattr(self, name) is not None}
+        costs = {name: getattr(self, name) for name in _COSTS}
+        return {name: cost for name, cost in costs.items() if cost is not None and not math.isnan(cost)}
 
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all.
@@ -85,15 +87,15 @@ class Result:
 
     @classmethod
     def read(cls, path: Path) -> Result | None:
-        """Read the file; None if there is none, or it is damaged."""
+        """Read the file, also of an earlier version, whose missing costs become NaN; None if there is no sound file."""
         found = {_OLD_NAMES.get(name, name): value for name, value in read_json(path).items()}
         if isinstance(hashes := found.get("sha256"), dict):
             found["sha256"] = {_OLD_NAMES.get(name, name): digest for name, digest in hashes.items()}
-        fields = {field.name: field for field in dataclasses.fields(cls)}
-        try:
-            result = cls(**{name: value for name, value in found.items() if name in fields})
-        except TypeError:  # a field is missing
+        if "pastiche" not in found:
             return None
+        names = {field.name for field in dataclasses.fields(cls)}
+        missing = {"identity": "", "losses": {}, "measures": {}, "sha256": {}, **dict.fromkeys(_COSTS[:6], math.nan)}
+        result = cls(**missing | {name: value for name, value in found.items() if name in names})
         return result if result._is_sound() else None
 
     def _is_sound(self) -> bool:

@@ -19,6 +19,7 @@ from mlflow.entities import Run
 from mlflow_server import Server, running_server, runs_of, wait_for
 from PIL import Image
 
+import nst_exp
 from nst_exp.config import RunConfig
 from nst_exp.records.folder import RunFolder, run_folders
 from nst_exp.runs import image

@@ -292,7 +292,7 @@ def postgres(tmp_path: Path) -> Iterator[str]:
 def test_postgres_takes_long_sweeps(postgres: str, tmp_path: Path) -> None:
     """A database with columns of fixed length refuses long names, keys and values; SQLite does not."""
     client = MlflowClient(postgres)
-    store = tracking.Store("server", postgres, None, "long")
+    store = tracking.Store(postgres, None, "long")
     client.create_experiment("long", artifact_location=(tmp_path / "artifacts").as_uri())
     overrides = [f"content_weight={','.join(map(str, range(2000)))}", f"style={'x' * 7000}.png,b.png"]
     folder = tmp_path / ("deep" * 50)

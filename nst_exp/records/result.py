@@ -14,6 +14,10 @@ _COSTS = (
     *("total_loss", "evaluations", "restarts", "seconds", "evaluations_per_second", "peak_memory_mb"),
     *("frames", "frames_per_second", "dropped", "latency_ms"),
 )
+_MISSING: Mapping[str, Any] = {  # in results of earlier versions
+    **{"identity": "", "losses": {}, "measures": {}, "sha256": {}, "steps": 0, "evaluations": None, "restarts": None},
+    **dict.fromkeys(("total_loss", "seconds", "evaluations_per_second", "peak_memory_mb"), math.nan),
+}
 _OLD_NAMES = {"clip": "video", "lanes": "batch_size"}  # of fields, in results up to version 5
 
 
@@ -28,8 +32,8 @@ class Result:
         losses: by name; style layers are named `style.LAYER`.
         measures: by name, see `nst_exp.evaluation.catalogue`.
         steps: of the solver.
-        evaluations: how often loss and gradient were computed.
-        restarts: how often a step went wrong and the solver's memory was emptied.
+        evaluations: how often loss and gradient were computed; None if an earlier version did not say.
+        restarts: how often a step went wrong and the solver's memory was emptied; None as above.
         seconds: spent solving; the run's share if it was solved in a batch.
         evaluations_per_second: `evaluations / seconds`.
         peak_memory_mb: of the process or the device, in 10^6 bytes.
@@ -50,8 +54,8 @@ class Result:
     losses: Mapping[str, float]
     measures: Mapping[str, float]
     steps: int
-    evaluations: int
-    restarts: int
+    evaluations: int | None
+    restarts: int | None
     seconds: float
     evaluations_per_second: float
     peak_memory_mb: float
@@ -93,9 +97,15 @@ class Result:
             found["sha256"] = {_OLD_NAMES.get(name, name): digest for name, digest in hashes.items()}
         if "pastiche" not in found:
             return None
-        names = {field.name for field in dataclasses.fields(cls)}
-        missing = {"identity": "", "losses": {}, "measures": {}, "sha256": {}, **dict.fromkeys(_COSTS[:6], math.nan)}
-        result = cls(**missing | {name: value for name, value in found.items() if name in names})
+        known: dict[str, Any] = dict(_MISSING)
+        try:
+            for field in dataclasses.fields(cls):
+                if field.name in found:
+                    value = found[field.name]
+                    known[field.name] = float(value) if field.type == "float" else value
+        except (TypeError, ValueError):
+            return None
+        result = cls(**known)
         return result if result._is_sound() else None
 
     def _is_sound(self) -> bool:

@@ -40,6 +40,9 @@ DEFAULTS = {
     "hydra.run.dir": OUT,
     "hydra.sweep.dir": OUT,
 }
+# Two shallow layers are traced and compiled in a third less time than all; used where no layers are asked for.
+_LAYERS = {"content_layer": "block2_conv1", "style_layers": "[block1_conv1,block2_conv1]"}
+_OWN_LAYERS = ("network", "experiment", "params", "content_layer", "style_layer")  # keys that come with layers of their own
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Outcome:
 def arguments_of(*arguments: str, defaults: Mapping[str, str] = DEFAULTS) -> list[str]:
     """`arguments`, and `defaults` for what they leave open; flags may stand anywhere."""
     given = {argument.partition("=")[0] for argument in arguments}
+    if defaults is DEFAULTS and not any(key.startswith(_OWN_LAYERS) for key in given):
+        defaults = DEFAULTS | _LAYERS
     return [*arguments, *(f"{key}={value}" for key, value in defaults.items() if key not in given)]
 
 

@@ -1,4 +1,4 @@
-"""Fixtures that keep the suite fast and small: MLflow's tables made once, no compiled code kept from file to file."""
+"""Fixtures that keep the suite fast and small: MLflow's tables made once, memory freed from file to file."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from unittest import mock
 import jax
 import matplotlib.pyplot as plt
 import mlflow.store.db.utils
+import psutil
 import pytest
 from cachetools import LRUCache
 from sqlalchemy.engine import Engine
@@ -31,6 +32,8 @@ if _COMPILED is not None:
     os.environ["NST_EXP_CACHE"] = _COMPILED.name
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
+
+_MOST_MEMORY = 1e9  # bytes that a worker may keep from file to file, with its compiled code
 
 
 @pytest.hookimpl(optionalhook=True)  # -p no:xdist
@@ -51,8 +54,10 @@ def _forget_at_the_end_of_a_file() -> Iterator[None]:
                     value.cache_clear()
                 elif isinstance(value, LRUCache):
                     value.clear()
-    jax.clear_caches()
     gc.collect()
+    if psutil.Process().memory_info().rss > _MOST_MEMORY:
+        jax.clear_caches()
+        gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed unless it is told not to
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

@@ -209,13 +209,13 @@ def started(folder: Path, *arguments: str) -> subprocess.Popen:
 
 
 def test_killed_at_any_moment_a_sweep_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    grid = (*SQLITE, "steps=30", "init=noise", "seed=0,1,2", "content_weight=1,4")
+    grid = (*SQLITE, "steps=30", "init=noise", "seed=0,1", "content_weight=1,4")
     undisturbed, disturbed = tmp_path / "undisturbed", tmp_path / "disturbed"
     for folder in (undisturbed, disturbed):
         folder.mkdir()
     sweep(undisturbed, *grid)
     moments = random.Random(0)
-    for finished in (0, 1, 2, 4, 5):
+    for finished in (0, 1, 3):
         with started(disturbed, *grid) as process:
             wait_for(lambda count=finished: len(ages(disturbed / OUT)) >= count and (disturbed / OUT / "0").exists())
             time.sleep(moments.uniform(0, 0.4))
@@ -230,9 +230,9 @@ def test_killed_at_any_moment_a_sweep_goes_on_as_if_nothing_had_happened(tmp_pat
     for folder in (undisturbed, disturbed):
         parents, children = family(client_of(folder))
         assert [run.info.status for run in parents] == ["FINISHED"], folder
-        assert [run.info.status for run in children] == ["FINISHED"] * 6, folder
+        assert [run.info.status for run in children] == ["FINISHED"] * 4, folder
         assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
-        assert len({run.data.tags["overrides"] for run in children}) == 6
+        assert len({run.data.tags["overrides"] for run in children}) == 4
         for run in children:
             history = client_of(folder).get_metric_history(run.info.run_id, "loss/total")
             assert [metric.step for metric in history] == list(range(1, 31))
@@ -289,7 +289,7 @@ def server(tmp_path: Path) -> Server:
 
 
 def test_a_sweep_outlives_its_server_and_is_uploaded_later(server: Server, tmp_path: Path) -> None:
-    grid = ("tracking=server", f"tracking.uri={server.uri}", "tracking.snapshots=1", "seed=0,1,2", "steps=600")
+    grid = ("tracking=server", f"tracking.uri={server.uri}", "tracking.snapshots=1", "seed=0,1", "steps=400")
     command = [sys.executable, "-m", "nst_exp.run", *arguments_of("-m", *grid)]
     environment = os.environ | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -297,7 +297,7 @@ def test_a_sweep_outlives_its_server_and_is_uploaded_later(server: Server, tmp_p
         server.kill()
         stdout, _ = process.communicate(timeout=180)
     assert process.returncode == 0
-    assert "3 of 3 points done" in stdout
+    assert "2 of 2 points done" in stdout
     assert "nst_exp.upload" in stdout
     server.restart()
     upload = [sys.executable, "-m", "nst_exp.upload", OUT]
@@ -305,12 +305,12 @@ def test_a_sweep_outlives_its_server_and_is_uploaded_later(server: Server, tmp_p
         done = subprocess.run(upload, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         parents, children = family(MlflowClient(server.uri))
-        assert [run.info.status for run in parents + children] == ["FINISHED"] * 4
+        assert [run.info.status for run in parents + children] == ["FINISHED"] * 3
         assert "best/score" in parents[0].data.metrics
         for run in children:
             history = MlflowClient(server.uri).get_metric_history(run.info.run_id, "loss/total")
-            assert [metric.step for metric in history] == list(range(1, 601))
-            assert run.data.params["steps"] == "600"
+            assert [metric.step for metric in history] == list(range(1, 401))
+            assert run.data.params["steps"] == "400"
             assert "measure/score" in run.data.metrics
 
 

@@ -7,7 +7,7 @@ an instance checks every value. Each message names the key, its value and what i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ CHOICES = {
     "pooling": ("average", "max"),
     "padding": ("zeros", "replicate"),
     "precision": ("auto", "float32", "tf32", "bfloat16"),
-    "judge": ("vgg16", "tiny"),
+    "evaluator": ("vgg16", "tiny"),
     "init": ("content", "colours", "noise", "style"),
     "network.smoothing": ("softmax",),
     "params.source": ("bundled", "keras", "torchvision", "timm", "safetensors", "random"),
@@ -38,6 +38,13 @@ CHOICES = {
     "video.write": ("clip", "frames", "side_by_side"),
     "video.codec": ("h264", "h265", "vp9", "av1", "ffv1", "gif", "webp"),
     "tracking.backend": ("auto", "sqlite", "server", "none"),
+}
+# keys that had other names in earlier versions; these still work, see `current_name`
+RENAMED = {
+    "judge": "evaluator",
+    "ledger": "registry",
+    "video.lanes": "video.max_batch_size",
+    "hydra.launcher.lanes": "hydra.launcher.max_batch_size",
 }
 BOOLEANS = ("video.sound", "force")
 _EXPERIMENT_LENGTH = 250  # the least among the databases that MLflow supports
@@ -147,7 +154,7 @@ class VideoConfig:
     first_step: float | None
     reach: Any
     passes: int
-    lanes: int | None
+    max_batch_size: int | None
     start: int
     end: int | None
     every: int
@@ -173,8 +180,8 @@ class VideoConfig:
         _check_at_least("video.passes", self.passes, 1)
         if self.passes > 1 and self.mode != "flow":
             raise InputError(f"video.passes={self.passes}: more than one pass needs video=flow")
-        if self.lanes is not None:
-            _check_at_least("video.lanes", self.lanes, 1)
+        if self.max_batch_size is not None:
+            _check_at_least("video.max_batch_size", self.max_batch_size, 1)
         _check_choice("video.estimator", self.estimator)
         _check_weight("video.flow_cache_mb", self.flow_cache_mb)
         _check_choice("video.on_corrupt", self.on_corrupt)
@@ -272,9 +279,9 @@ class RunConfig:
     video: VideoConfig
     camera: CameraConfig
     tracking: TrackingConfig
-    judge: str
+    evaluator: str
     cache_dir: str | None
-    ledger: str | None
+    registry: str | None
     force: bool
     optimized_metric: Any
 
@@ -284,7 +291,7 @@ class RunConfig:
         _check_choice("pooling", self.pooling)
         _check_choice("padding", self.padding)
         _check_choice("precision", self.precision)
-        _check_choice("judge", self.judge)
+        _check_choice("evaluator", self.evaluator)
         _check_choice("init", self.init)
         for name in ("size", "coarsest_size"):
             if getattr(self, name) is not None:
@@ -325,10 +332,25 @@ def run_config(config: DictConfig) -> RunConfig:
         InputError: if a value is out of range.
         OmegaConfBaseException: if a key is unknown or a value of the wrong type.
     """
-    plain = escape_all(OmegaConf.to_container(config, resolve=True))
+    plain = _with_current_names(escape_all(OmegaConf.to_container(config, resolve=True)))
     checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
     assert isinstance(checked, RunConfig)
     return checked
+
+
+def current_name(key: str) -> str:
+    """The present name of a key that may be given by the name it had in an earlier version."""
+    return RENAMED.get(key, key)
+
+
+def _with_current_names(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, such as that of a run of an earlier version, with its keys under their present names."""
+    renamed = {current_name(name): value for name, value in plain.items()}
+    if isinstance(video := renamed.get("video"), dict):
+        renamed["video"] = {
+            current_name(f"video.{name}").removeprefix("video."): value for name, value in video.items()
+        }
+    return renamed
 
 
 def _check_choice(name: str, value: Any, choices: Sequence[str] = ()) -> None:

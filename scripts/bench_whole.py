@@ -177,8 +177,8 @@ def _plan(objective: Any, params: Any, size: int, lanes: int) -> Any:
 def sweep(size: int, lanes: int) -> str:
     """A sweep by the real command, one point at a time and in lanes; each twice, the first time to compile."""
     weights = ",".join(f"{0.5 + 0.5 * index:g}" for index in range(SWEEP_POINTS))
-    fixed = [f"size={size}", f"steps={SWEEP_STEPS}", "tracking=none", "ledger=null", f"content_weight={weights}"]
-    ways = {"basic": ["hydra/launcher=basic"], f"batched, {lanes} lanes": [f"hydra.launcher.lanes={lanes}"]}
+    fixed = [f"size={size}", f"steps={SWEEP_STEPS}", "tracking=none", "registry=null", f"content_weight={weights}"]
+    ways = {"basic": ["hydra/launcher=basic"], f"batched, {lanes} lanes": [f"hydra.launcher.max_batch_size={lanes}"]}
     rows = []
     for way, options in ways.items():
         with tempfile.TemporaryDirectory() as folder:

@@ -32,7 +32,7 @@ OUT = "out"  # where runs and sweeps write to, below the folder that the command
 DEFAULTS = {
     "network": "tiny",
     "params": "random",
-    "judge": "tiny",
+    "evaluator": "tiny",
     "size": "32",
     "steps": "2",
     "tracking": "none",
@@ -42,7 +42,13 @@ DEFAULTS = {
 }
 # Two shallow layers are traced and compiled in a third less time than all; used where no layers are asked for.
 _LAYERS = {"content_layer": "block2_conv1", "style_layers": "[block1_conv1,block2_conv1]"}
-_OWN_LAYERS = ("network", "experiment", "params", "content_layer", "style_layer")  # keys that come with layers of their own
+_OWN_LAYERS = (
+    "network",
+    "experiment",
+    "params",
+    "content_layer",
+    "style_layer",
+)  # keys that come with layers of their own
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,9 @@ def test_measures_compare_with_the_camera_s_own_frame(tmp_path: Path, monkeypatc
     """Kind: measures whose reference was made from the run's resized frame, so that they depend on `size`."""
     pairs: list[Pair] = []
     measure = camera.measure
-    monkeypatch.setattr(camera, "measure", lambda judge, pair, *rest: pairs.append(pair) or measure(judge, pair, *rest))
+    monkeypatch.setattr(
+        camera, "measure", lambda evaluator, pair, *rest: pairs.append(pair) or measure(evaluator, pair, *rest)
+    )
     outcome = filmed("camera.seconds=0.1", "size=24", "video=independent", folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     (pair,) = pairs
@@ -95,7 +97,7 @@ def test_measures_compare_with_the_camera_s_own_frame(tmp_path: Path, monkeypatc
 
 def test_a_sweep_films_each_point_anew(tmp_path: Path) -> None:
     for _ in range(2):  # the second time is not done already
-        points = ("style_weight=0.1,0.3", "camera.seconds=0.2", "ledger=ledger")
+        points = ("style_weight=0.1,0.3", "camera.seconds=0.2", "registry=registry")
         outcome = run_in_process("-m", *QUICK, *points, folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
     for folder in (OUT, f"{OUT}-2"):

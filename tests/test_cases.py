@@ -1,7 +1,7 @@
 """Runs are ranked only within a case: among runs that are measured against the same things.
 
 The kind of fault: a best run, a star, a front or a bar that is chosen among numbers that cannot be compared, because
-the photograph, the painting, the judge, the cut of a video or the noise at the start differ from run to run.
+the photograph, the painting, the evaluator, the cut of a video or the noise at the start differ from run to run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def add(folder: Path, number: int, score: float, settings: Mapping[str, Any], ta
     """A finished run whose score, LPIPS and style distance are what is asked for."""
     run = RunFolder(folder / str(number))
     run.path.mkdir(parents=True)
-    plain = {"content": "a.png", "style": "p.png", "judge": "vgg16", "init": "content", "seed": 0, **settings}
+    plain = {"content": "a.png", "style": "p.png", "evaluator": "vgg16", "init": "content", "seed": 0, **settings}
     overrides = [f"{name}={value}" for name, value in settings.items()]
     run.begin({}, Record(f"{number}", f"{number}", overrides, plain, dict(tags), None))
     numbers = {"score": score, "lpips": score / 10, "style_distance": 1 - score / 20}
@@ -44,7 +44,7 @@ REFERENCES = [
     {"content": "b.png"},
     {"style": "q.png"},
     {"aspect": "stretch"},
-    {"judge": "other"},
+    {"evaluator": "other"},
     {"source": "video"},
     {"video.start": 5},
     {"video.end": 9},
@@ -91,10 +91,10 @@ def test_measures_of_different_versions_are_not_compared(tmp_path: Path) -> None
 
 
 def test_a_random_judge_crowns_nothing_beside_a_real_one(tmp_path: Path) -> None:
-    runs = [(3.0, {"judge": "vgg16"}), (2.9, {}), (1.0, {"judge": "tiny"}), (1.1, {"judge": "tiny"})]
+    runs = [(3.0, {"evaluator": "vgg16"}), (2.9, {}), (1.0, {"evaluator": "tiny"}), (1.1, {"evaluator": "tiny"})]
     sweep = made(tmp_path / "both", runs)
     assert sweep.starred == {1}
-    assert "judge=tiny are not ranked" in sweep.ranking_note
+    assert "evaluator=tiny are not ranked" in sweep.ranking_note
     assert write_report(tmp_path / "both").bests.popitem()[1] == RunFolder(tmp_path / "both" / "1")
     assert made(tmp_path / "dry", runs[2:]).starred == {0}  # a dry run has nothing else to show
 

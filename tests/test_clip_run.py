@@ -105,8 +105,8 @@ def test_independent_frames_side_by_side(clip: Path, tmp_path: Path) -> None:
     """Three lanes, and of five frames two left over, agree with one at a time."""
     frames = {}
     for lanes in (1, 3):
-        settings = ("video=independent", "video.end=5", f"video.lanes={lanes}", "video.write=[clip,frames]")
-        outcome = painted(*settings, "ledger=null", f"hydra.run.dir=lanes{lanes}", clip=clip, folder=tmp_path)
+        settings = ("video=independent", "video.end=5", f"video.max_batch_size={lanes}", "video.write=[clip,frames]")
+        outcome = painted(*settings, "registry=null", f"hydra.run.dir=lanes{lanes}", clip=clip, folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
         frames[lanes] = frames_of(tmp_path / f"lanes{lanes}")
     for one, other in zip(frames[1].values(), frames[3].values(), strict=True):
@@ -149,7 +149,7 @@ def test_animations_in_and_out(suffix: str, tmp_path: Path) -> None:
 
 # --- a sweep's films side by side --------------------------------------------------------------------------------
 
-LANES = "hydra.launcher.lanes=8"
+LANES = "hydra.launcher.max_batch_size=8"
 KEPT = ("video.write=[clip,frames]", "content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv1]")
 
 
@@ -169,15 +169,17 @@ def test_frames_of_another_size_are_not_taken_over(clip: Path, tmp_path: Path) -
         assert found == {size}
 
 
-@pytest.mark.parametrize("mode", ["video=flow video.passes=2", "video=warm_start", "video=independent video.lanes=2"])
+@pytest.mark.parametrize(
+    "mode", ["video=flow video.passes=2", "video=warm_start", "video=independent video.max_batch_size=2"]
+)
 def test_films_in_lanes_agree_with_one_at_a_time(mode: str, clip: Path, tmp_path: Path) -> None:
-    grid = ("-m", "content_weight=1,4", *mode.split(), "video.end=4", "ledger=null", *KEPT)
+    grid = ("-m", "content_weight=1,4", *mode.split(), "video.end=4", "registry=null", *KEPT)
     for lanes in (8, 1):
-        settings = (f"hydra.launcher.lanes={lanes}", f"hydra.sweep.dir=lanes{lanes}", "tracking=sqlite")
+        settings = (f"hydra.launcher.max_batch_size={lanes}", f"hydra.sweep.dir=lanes{lanes}", "tracking=sqlite")
         outcome = painted(*grid, *settings, clip=clip, folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
     passes = 1 + ("passes" in mode)
-    at_once = 2 if mode.endswith("lanes=2") else 1
+    at_once = 2 if mode.endswith("size=2") else 1
     for number in ("0", "1"):
         ours, theirs = (tmp_path / f"lanes{lanes}" / number for lanes in (8, 1))
         results = [result_of(folder.parent, folder.name) for folder in (ours, theirs)]
@@ -311,7 +313,7 @@ REFUSED = {
     "video=warm_start video.passes=2": "video.passes=2: more than one pass needs video=flow",
     "video=foo": "video=foo: choose one of flow, independent, warm_start",
     "source=foo": "source=foo: choose one of auto, image, video, camera",
-    "video.lanes=0": "video.lanes=0: must be at least 1",
+    "video.max_batch_size=0": "video.max_batch_size=0: must be at least 1",
     "video.on_corrupt=foo": "video.on_corrupt=foo: choose one of error, skip",
     "temporal_weight=-1": "temporal_weight=-1.0: must be a finite number, 0 or above",
 }

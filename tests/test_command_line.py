@@ -15,10 +15,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import clips
 import numpy as np
 import pytest
 import yaml
-from command import OUT, Outcome, run_in_process
+from command import DEFAULTS, OUT, Outcome, run_in_process
 from omegaconf import OmegaConf
 from PIL import Image
 from test_bad_input import assert_refused
@@ -77,7 +78,7 @@ def test_a_file_that_exists_is_accepted(name: str, tmp_path: Path, monkeypatch: 
     assert plain_value(f"content={literal(name)}") == name
 
 
-@pytest.mark.parametrize("key", ["hydra.run.dir", "ledger", "cache_dir", "tracking.store", "tracking.experiment"])
+@pytest.mark.parametrize("key", ["hydra.run.dir", "registry", "cache_dir", "tracking.store", "tracking.experiment"])
 @pytest.mark.parametrize("text", ["out (1)", "out#1", "ü b", "~/out", "out [x]"])
 def test_folders_and_titles_need_not_exist(
     key: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -171,7 +172,7 @@ TYPOS = {
     "params=tochvision": "'torchvision'",
     "hydra/lancher=basic": "'hydra/launcher'",
     "hydra.run.dirr=x": "'hydra.run.dir'",
-    "hydra.launcher.lanez=2": "'hydra.launcher.lanes'",
+    "hydra.launcher.max_batch_sise=2": "'hydra.launcher.max_batch_size'",
     "+network.styl_scale=1": "'network.style_scale'",
     "++sead=1": "'seed'",
     "~sead": "'seed'",
@@ -282,3 +283,34 @@ def test_commands_have_help(command: Sequence[str]) -> None:
 def test_help_names_the_command_as_it_was_typed(started: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [started])
     assert program("compare") == shown
+
+
+# --- keys of earlier versions ------------------------------------------------------------------------------------
+
+
+def test_keys_of_earlier_versions_work_and_say_their_new_names(tmp_path: Path) -> None:
+    old = ("judge=tiny", "ledger=null", "video.lanes=1", "hydra.launcher.lanes=1")
+    defaults = {name: value for name, value in DEFAULTS.items() if name != "evaluator"}
+    done = run_in_process("-m", *old, "content=clip.mp4", "seed=0", folder=_with_video(tmp_path), defaults=defaults)
+    assert done.code == 0, done.stderr
+    for name in ("evaluator", "registry", "video.max_batch_size", "hydra.launcher.max_batch_size"):
+        assert f" is now called {name}; the old name will be removed" in done.stderr
+    config = yaml.safe_load((tmp_path / OUT / "0" / "config.yaml").read_text())
+    assert (config["evaluator"], config["registry"], config["video"]["max_batch_size"]) == ("tiny", None, 1)
+
+
+def test_the_configuration_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    assert run_in_process(folder=tmp_path).code == 0
+    config = yaml.safe_load((tmp_path / OUT / "config.yaml").read_text())
+    config["judge"], config["ledger"] = config.pop("evaluator"), config.pop("registry")
+    config["video"]["lanes"] = config["video"].pop("max_batch_size")
+    (tmp_path / "old.yaml").write_text(yaml.safe_dump(config))
+    done = run_in_process(
+        "--config-dir", ".", "--config-name", "old", "hydra.run.dir=again", folder=tmp_path, defaults={}
+    )
+    assert done.code == 0, done.stderr
+
+
+def _with_video(folder: Path) -> Path:
+    clips.write(folder / "clip.mp4", frames=2)
+    return folder

@@ -30,9 +30,9 @@ QUICK = ("steps=2", "video.steps=1", "video.window=1", "video=independent")
 
 @pytest.fixture(autouse=True)
 def nothing_remembered() -> Iterator[None]:
-    evaluator._seen.clear()
+    evaluator._descriptions.clear()
     yield
-    evaluator._seen.clear()
+    evaluator._descriptions.clear()
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(clip: Path, folder: Path, size: int) -> dict[str, float]:
     out = f"{size}-{len(list(folder.iterdir()))}"
     run = run_in_process(
-        *QUICK, f"content={clip}", f"size={size}", "ledger=null", f"hydra.run.dir={out}", folder=folder
+        *QUICK, f"content={clip}", f"size={size}", "registry=null", f"hydra.run.dir={out}", folder=folder
     )
     assert run.code == 0, run.stderr
     return json.loads((folder / out / "result.json").read_text())["measures"]
@@ -52,7 +52,7 @@ def measured(clip: Path, folder: Path, size: int) -> dict[str, float]:
 def test_measures_do_not_depend_on_what_was_measured_before(clip: Path, tmp_path: Path) -> None:
     """Kind: something remembered under a key that leaves out part of what it was made from (here: a frame's size)."""
     alone = measured(clip, tmp_path, 64)
-    evaluator._seen.clear()
+    evaluator._descriptions.clear()
     measured(clip, tmp_path, 32)
     assert measured(clip, tmp_path, 64) == alone
 
@@ -71,18 +71,18 @@ def test_a_frame_is_compared_with_its_source_at_its_own_size(clip: Path) -> None
 
 def test_the_painting_is_looked_at_once(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     looked: list[object] = []
-    see = evaluator.metrics.see_painting
-    monkeypatch.setattr(evaluator.metrics, "see_painting", lambda *args: looked.append(args) or see(*args))
+    see = evaluator.metrics.describe_painting
+    monkeypatch.setattr(evaluator.metrics, "describe_painting", lambda *args: looked.append(args) or see(*args))
     measured(clip, tmp_path, 32)
     assert len(looked) == 1
 
 
 def test_what_is_remembered_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: caches that count their entries, of any size each, so that nobody knows how much memory they hold."""
-    caches = (evaluator._seen, evaluator._paintings, inputs._pictures)
+    caches = (evaluator._descriptions, evaluator._paintings, inputs._pictures)
     assert all(cache.maxsize <= 256e6 for cache in caches)
-    seen = evaluator.metrics.Seen({}, {}, {}, np.zeros((32, 256), np.float32), np.zeros((2, 2)))
-    assert evaluator._seen.getsizeof(seen) == 4 * 32 * 256 + 8 * 4
+    seen = evaluator.metrics.Description({}, {}, {}, np.zeros((32, 256), np.float32), np.zeros((2, 2)))
+    assert evaluator._descriptions.getsizeof(seen) == 4 * 32 * 256 + 8 * 4
 
     Image.fromarray(clips.scene(0, 64, 64)).save(tmp_path / "a.png")
     size = 3 * 4 * 64 * 64
@@ -110,7 +110,7 @@ def test_flows_do_not_outlive_the_code_that_made_them(
     """Kind: a cache on disk whose key leaves out the version of what makes its entries, or of what decodes for it."""
 
     def flows() -> set[str]:
-        outcome = run_in_process(*QUICK, f"content={clip}", "ledger=null", folder=tmp_path)
+        outcome = run_in_process(*QUICK, f"content={clip}", "registry=null", folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
         return {path.name for path in (Path(DEFAULTS["cache_dir"]) / "flow").glob(f"{sha256_of(clip)[:32]}-*")}
 

@@ -156,7 +156,7 @@ def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     assert run_in_process("content=absent.jpg", "hydra.run.dir=mine", folder=tmp_path).code == 1
     assert (tmp_path / "mine").is_dir()
-    assert run_in_process("-m", "seed=0,1", "content=absent.jpg", "ledger=mine", folder=tmp_path).code == 1
+    assert run_in_process("-m", "seed=0,1", "content=absent.jpg", "registry=mine", folder=tmp_path).code == 1
     assert not list((tmp_path / "mine").iterdir())
 
 

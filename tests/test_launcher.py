@@ -21,7 +21,7 @@ SHALLOW = ("content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv
 ADAM = (*SHALLOW, "solver=adam")
 GRID = (*SHALLOW, "content_weight=1,4", "seed=0,1", "init=noise", "steps=12")
 SQLITE = ("tracking=sqlite", "tracking.snapshots=1")
-LANES = "hydra.launcher.lanes=8"
+LANES = "hydra.launcher.max_batch_size=8"
 
 
 def sweep(folder: Path, *arguments: str, code: int = 0) -> Outcome:
@@ -156,15 +156,15 @@ def test_pictures_of_one_size_and_all_paintings_share_a_batch(tmp_path: Path) ->
 def test_lanes_are_limited_by_memory_and_by_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("nst_exp.transfer.stylize.free_bytes", lambda: 1000)
     monkeypatch.setattr("nst_exp.transfer.stylize.bytes_per_entry", lambda *arguments: 99)
-    sweep(tmp_path, "seed=0,1,2,3,4,5,6", *ADAM, "hydra.launcher.lanes=20", "hydra.launcher.memory_share=0.4")
+    sweep(tmp_path, "seed=0,1,2,3,4,5,6", *ADAM, "hydra.launcher.max_batch_size=20", "hydra.launcher.memory_share=0.4")
     assert {point.result.batch_size for point in run_folders(tmp_path / OUT)} == {3, 4}
 
 
 @pytest.mark.parametrize(
     ("lanes", "share", "message"),
     [
-        (0, 0.5, r"hydra.launcher.lanes=0: must be auto or a whole number of at least 1"),
-        ("many", 0.5, r"hydra.launcher.lanes=many"),
+        (0, 0.5, r"hydra.launcher.max_batch_size=0: must be auto or a whole number of at least 1"),
+        ("many", 0.5, r"hydra.launcher.max_batch_size=many"),
         ("auto", 1.5, r"hydra.launcher.memory_share=1.5: must be a number above 0, at most 1"),
     ],
 )

@@ -22,7 +22,7 @@ from skimage.color import lab2rgb
 from nst_exp.errors import InputError
 from nst_exp.evaluation import catalogue, metrics
 from nst_exp.evaluation.catalogue import pareto_front
-from nst_exp.evaluation.metrics import Judge, measures, noise, references
+from nst_exp.evaluation.metrics import Evaluator, measures, noise, references
 from nst_exp.networks import Network, get_network
 from nst_exp.params import files
 from nst_exp.params.sources import ParamsSource, load_lpips_weights, load_params
@@ -48,20 +48,20 @@ def judging(name: str) -> Network:
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
     """The real one."""
     network = judging("vgg16")
     cache_dir = tmp_path_factory.mktemp("cache")
     params = load_params(ParamsSource("bundled"), network, network.truncated(metrics.LAYERS), cache_dir).params
-    return Judge(network, jax.device_put(params), load_lpips_weights())
+    return Evaluator(network, jax.device_put(params), load_lpips_weights())
 
 
 @pytest.fixture(scope="module")
-def tiny() -> Judge:
+def tiny() -> Evaluator:
     network = judging("tiny")
     params = load_params(ParamsSource("random"), network, network.layers, Path("unused")).params
     channels = {layer: shape[-1] for layer, shape in network.kernels(network.layers).items()}
-    return Judge(
+    return Evaluator(
         network, params, {layer: np.full(channels[layer], 1 / channels[layer]) for layer in metrics.LPIPS_LAYERS}
     )
 
@@ -104,9 +104,9 @@ def flat(colour: tuple[float, float, float]) -> jax.Array:
 
 
 @pytest.mark.parametrize("name", LPIPS)
-def test_lpips_is_the_original_s(name: str, judge: Judge) -> None:
-    maps = [jitted_features(judge.network, judge.params, image, metrics.LAYERS) for image in pair(name)]
-    lpips, _ = metrics._content_distances(judge.lpips_weights, *maps)
+def test_lpips_is_the_original_s(name: str, evaluator: Evaluator) -> None:
+    maps = [jitted_features(evaluator.network, evaluator.params, image, metrics.LAYERS) for image in pair(name)]
+    lpips, _ = metrics._content_distances(evaluator.lpips_weights, *maps)
     assert float(lpips) == pytest.approx(LPIPS[name], rel=2e-5)
 
 
@@ -149,13 +149,13 @@ def test_lpips_weights_of_a_wrong_file(
 # --- style -------------------------------------------------------------------------------------------------
 
 
-def features_for_style(judge: Judge, image: jax.Array) -> list[np.ndarray]:
+def features_for_style(evaluator: Evaluator, image: jax.Array) -> list[np.ndarray]:
     """(pixels, channels) in float64 at each layer, full size (maximum pooling) and half size (average)."""
     _, height, width, _ = image.shape
-    half, averaging = metrics._resized(image, (height // 2, width // 2)), replace(judge.network, pooling="average")
+    half, averaging = metrics._resized(image, (height // 2, width // 2)), replace(evaluator.network, pooling="average")
     maps = []
-    for network, picture in ((judge.network, image), (averaging, half)):
-        seen = jitted_features(network, judge.params, picture, metrics.STYLE_LAYERS)
+    for network, picture in ((evaluator.network, image), (averaging, half)):
+        seen = jitted_features(network, evaluator.params, picture, metrics.STYLE_LAYERS)
         maps += [np.asarray(map_, np.float64).reshape(-1, map_.shape[-1]) for map_ in seen.values()]
     return maps
 
@@ -181,7 +181,7 @@ def sliced_error(features: np.ndarray, target: np.ndarray) -> float:
     return float((distance / whole) ** 2)
 
 
-def test_style_is_that_of_numpy_and_scipy(tiny: Judge) -> None:
+def test_style_is_that_of_numpy_and_scipy(tiny: Evaluator) -> None:
     photograph, painting, pastiche = waves(0), waves(1, 80, 64), waves(2)
     measured = measures(tiny, references(tiny, photograph, painting), pastiche)
     seen = [features_for_style(tiny, image) for image in (pastiche, photograph, painting)]
@@ -232,14 +232,14 @@ def ssim_by_hand(first: np.ndarray, second: np.ndarray) -> float:
     return float(values.mean())
 
 
-def test_ssim_is_the_article_s(tiny: Judge) -> None:
+def test_ssim_is_the_article_s(tiny: Evaluator) -> None:
     photograph, pastiche = waves(0), waves(2)
     luma = [np.asarray(image[0], np.float64) @ [0.299, 0.587, 0.114] for image in (pastiche, photograph)]
     measured = measures(tiny, references(tiny, photograph, photograph), pastiche)["ssim"]
     assert measured == pytest.approx(ssim_by_hand(*luma), rel=1e-6)
 
 
-def test_colour_distance_between_flat_pictures_is_delta_e(tiny: Judge) -> None:
+def test_colour_distance_between_flat_pictures_is_delta_e(tiny: Evaluator) -> None:
     # L*a*b* of sRGB's primaries as published: (53.24, 80.09, 67.20), (32.30, 79.19, -107.86)
     seen = references(tiny, flat((0.5, 0.5, 0.5)), flat((0.0, 0.0, 1.0)))
     red = measures(tiny, seen, flat((1.0, 0.0, 0.0)))["colour_distance"]
@@ -248,7 +248,7 @@ def test_colour_distance_between_flat_pictures_is_delta_e(tiny: Judge) -> None:
     assert measures(tiny, references(tiny, darker, lighter), darker)["colour_distance"] == pytest.approx(12, abs=1e-3)
 
 
-def test_colour_distance_does_not_know_where_colours_are(tiny: Judge) -> None:
+def test_colour_distance_does_not_know_where_colours_are(tiny: Evaluator) -> None:
     image = waves(0)
     turned = image[:, ::-1, ::-1]
     assert measures(tiny, references(tiny, image, turned), image)["colour_distance"] == pytest.approx(0, abs=1e-4)
@@ -264,7 +264,7 @@ def test_all_directions_of_colour_count_about_alike() -> None:
 # --- known answers -----------------------------------------------------------------------------------------
 
 
-def test_the_photograph_itself(tiny: Judge) -> None:
+def test_the_photograph_itself(tiny: Evaluator) -> None:
     photograph, painting = waves(0), waves(1)
     found = measures(tiny, references(tiny, photograph, painting), photograph)
     assert (found["lpips"], found["content_distance"]) == pytest.approx((0, 0), abs=1e-9)
@@ -274,7 +274,7 @@ def test_the_photograph_itself(tiny: Judge) -> None:
     assert found["score"] == pytest.approx(4, rel=1e-5)
 
 
-def test_the_painting_itself(tiny: Judge) -> None:
+def test_the_painting_itself(tiny: Evaluator) -> None:
     photograph, painting = waves(0), waves(1)
     found = measures(tiny, references(tiny, photograph, painting), painting)
     for name in ("style_distance", "style_gram", "style_moments", "style_swd", "colour_distance"):
@@ -286,7 +286,7 @@ def test_the_painting_itself(tiny: Judge) -> None:
 @pytest.mark.parametrize(
     "colour", [(0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5), (0.485, 0.456, 0.406), (1, 0, 0), (0.1, 0.2, 0.9)]
 )
-def test_a_painting_of_one_colour(colour: tuple[float, float, float], tiny: Judge) -> None:
+def test_a_painting_of_one_colour(colour: tuple[float, float, float], tiny: Evaluator) -> None:
     """Kind: a target without any response, to which nothing can be relative; one of them is the network's own grey."""
     photograph, painting = waves(0), flat(colour)
     seen = references(tiny, photograph, painting)
@@ -308,26 +308,26 @@ def test_sliced_distances_are_relative_however_small_the_target() -> None:
     assert metrics._sliced(table, silent) == pytest.approx(np.abs(table).mean(), rel=1e-5)
 
 
-def test_photograph_and_painting_the_same(tiny: Judge) -> None:
+def test_photograph_and_painting_the_same(tiny: Evaluator) -> None:
     image = waves(0)
     seen = references(tiny, image, image)
     assert measures(tiny, seen, image)["style_distance"] == 0
     assert all(np.isfinite(value) for value in measures(tiny, seen, waves(1)).values())
 
 
-def test_summaries(tiny: Judge) -> None:
+def test_summaries(tiny: Evaluator) -> None:
     found = measures(tiny, references(tiny, waves(0), waves(1)), waves(2))
     parts = [found[name] for name in ("style_gram", "style_moments", "style_swd")]
     assert found["style_distance"] == pytest.approx(np.mean(parts))
     assert found["score"] == pytest.approx((1 + found["lpips"]) * (1 + found["style_distance"]) ** 2)
 
 
-def test_measures_move_as_documented(judge: Judge) -> None:
+def test_measures_move_as_documented(evaluator: Evaluator) -> None:
     photograph, painting = pair("flower")
     _, blurred = pair("blurred")
     _, noisy = pair("noisy")
     _, nearly = pair("nearly the same")
-    look = partial(measures, judge, references(judge, photograph, painting))
+    look = partial(measures, evaluator, references(evaluator, photograph, painting))
     half, most = (look((1 - share) * photograph + share * painting) for share in (0.5, 0.85))
     clean, worse, soft = look(nearly), look(noisy), look(blurred)
     for name in catalogue.MEASURES.keys() - {"score", "noise"}:
@@ -342,7 +342,7 @@ def test_measures_move_as_documented(judge: Judge) -> None:
     assert busy(blurred) < 0.5 * busy(photograph) < busy(photograph) < busy(nearly) < busy(noisy)
 
 
-def test_every_measure_is_documented(tiny: Judge) -> None:
+def test_every_measure_is_documented(tiny: Evaluator) -> None:
     image = waves(0)
     assert [*measures(tiny, references(tiny, image, image), image), "noise"] == list(catalogue.MEASURES)
     for name, measure in catalogue.MEASURES.items():
@@ -356,7 +356,7 @@ def test_every_measure_is_documented(tiny: Judge) -> None:
 # --- sizes -------------------------------------------------------------------------------------------------
 
 
-def test_the_size_of_the_run_does_not_matter(tiny: Judge) -> None:
+def test_the_size_of_the_run_does_not_matter(tiny: Evaluator) -> None:
     seen = references(tiny, waves(0), waves(1))
     expected = measures(tiny, seen, waves(2))
     for height, width in ((96, 128), (150, 200)):
@@ -373,7 +373,7 @@ def test_pictures_are_resized_as_they_are_read() -> None:
     assert metrics._resized(image, (150, 200)) is image
 
 
-def test_small_pictures_and_strips(tiny: Judge) -> None:
+def test_small_pictures_and_strips(tiny: Evaluator) -> None:
     strip = waves(0, 16, 120)
     seen = references(tiny, strip, waves(1, 21, 32))
     assert seen.photograph.luma.shape == (32, 240)

@@ -203,7 +203,7 @@ def test_help_names_groups_and_commands(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_ends_run_and_sweep_as_killed(tmp_path: Path) -> None:
-    arguments = arguments_of("-m", *SQLITE, "steps=100000", "seed=0,1", "hydra.launcher.lanes=2")
+    arguments = arguments_of("-m", *SQLITE, "steps=100000", "seed=0,1", "hydra.launcher.max_batch_size=2")
     command = [sys.executable, "-m", "nst_exp.run", *arguments]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         try:

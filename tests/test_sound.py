@@ -178,6 +178,6 @@ def test_pictures_are_written_whatever_becomes_of_the_sound(tmp_path: Path, monk
     for number, part in enumerate(("_add_encoder", "_Encoding.write")):
         with monkeypatch.context() as patch:
             patch.setattr(f"{sound.__name__}.{part}", fails)
-            outcome = painted(f"content={clip.path}", f"hydra.run.dir={number}", "ledger=null", folder=tmp_path)
+            outcome = painted(f"content={clip.path}", f"hydra.run.dir={number}", "registry=null", folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
         assert len(clips.stamps_of(tmp_path / str(number) / "pastiche.mp4")) == 4

@@ -171,7 +171,7 @@ def test_identity_is_what_determines_the_result_and_nothing_else(tmp_path: Path)
     shutil.copy(Path(nst_exp.__file__).parent / "samples" / "night_harbour.jpg", tmp_path / "copy.jpg")
     first = identity_of(tmp_path)
     same = (
-        ("ledger=null",),
+        ("registry=null",),
         ("force=true",),
         ("tracking=sqlite",),
         ("optimized_metric=noise",),
@@ -186,13 +186,13 @@ def test_identity_is_what_determines_the_result_and_nothing_else(tmp_path: Path)
         "content=copy.jpg",
         "params.seed=1",
         "solver.history_size=9",
-        "judge=tiny steps=3",
+        "evaluator=tiny steps=3",
     )
     assert len({first, *(identity_of(tmp_path, *arguments.split(" ")) for arguments in other)}) == len(other) + 1
 
 
 def test_every_setting_but_where_to_put_things_is_part_of_the_identity() -> None:
-    where = {"content", "style", "cache_dir", "ledger", "force", "optimized_metric", "tracking"}
+    where = {"content", "style", "cache_dir", "registry", "force", "optimized_metric", "tracking"}
     names = {field.name for field in dataclasses.fields(RunConfig)}
     from nst_exp.records import record
 

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 class BatchedLauncher(Launcher):
     """Solves a sweep's jobs side by side; conf/hydra/launcher/batched.yaml says what its options mean."""
 
-    def __init__(self, lanes: float | str, memory_share: float | str) -> None:
-        self.lanes = lanes
+    def __init__(self, max_batch_size: float | str, memory_share: float | str) -> None:
+        self.max_batch_size = max_batch_size
         self.memory_share = memory_share
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -26,5 +26,5 @@ class BatchedLauncher(Launcher):
         """Do all jobs; each has its own return, be it an error."""
         from nst_exp.sweeps.launcher import Limits, launch
 
-        limits = Limits.checked(self.lanes, self.memory_share)
+        limits = Limits.checked(self.max_batch_size, self.memory_share)
         return launch(self.hydra_context, self.config, job_overrides, initial_job_idx, limits)

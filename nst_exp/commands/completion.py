@@ -19,7 +19,7 @@ from nst_exp.errors import InputError
 from nst_exp.suggestions import did_you_mean
 
 _FLAGS = ("--help", "--multirun", "--cfg", "--resolve", "--version", "--hydra-help", "--shell-completion")
-_PATHS = ("cache_dir", "ledger", "tracking.store", "hydra.run.dir", "hydra.sweep.dir", *keys.FILE_KEYS)
+_PATHS = ("cache_dir", "registry", "tracking.store", "hydra.run.dir", "hydra.sweep.dir", *keys.FILE_KEYS)
 
 # A shell splits python's words in its own way; only words that begin with `-m nst_exp` are ours.
 _SCRIPTS = {

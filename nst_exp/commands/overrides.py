@@ -12,6 +12,7 @@ import glob
 import mimetypes
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Glob, Override
 
 from nst_exp import keys
+from nst_exp.config import current_name
 from nst_exp.errors import InputError
 from nst_exp.grammar import literal, parsed, quoted, shell_form
 from nst_exp.media.kind import animation_frames
@@ -26,7 +28,7 @@ from nst_exp.suggestions import did_you_mean, nearest
 
 # keys whose value is any text: the name of a folder that need not exist, an address, a title
 _TEXT_KEYS = (
-    "cache_dir", "ledger", "tracking.store", "tracking.uri", "tracking.experiment", "camera.device",
+    "cache_dir", "registry", "tracking.store", "tracking.uri", "tracking.experiment", "camera.device",
     "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
 _SEARCHES = ("search", "hydra/sweeper", "hydra.sweeper._target_")
@@ -89,6 +91,9 @@ def _prepared(text: str, *, sweeps: bool, searches: bool) -> str:
     if text.startswith("~"):
         return text  # a deletion
     given = _Given.of(text)
+    if (name := current_name(given.key)) != given.key:
+        print(f"nst_exp: {given.key} is now called {name}; the old name will be removed", file=sys.stderr)
+        return _prepared(f"{given.prefix}{name}={given.value}", sweeps=sweeps, searches=searches)
     found = parsed(text)
     if given.key in keys.FILE_KEYS:
         replaced = _files(given, found, sweeps=sweeps)

@@ -143,7 +143,7 @@ def _config(logged: _Logged, inputs: _Inputs) -> RunConfig:
         plain |= {name: _find(name, plain[name], logged.hashes[name], inputs) for name in _PICTURES}
         plain["params"]["path"] = inputs.given.get(_PARAMS, plain["params"]["path"])
         plain["tracking"] |= {"backend": "none", "store": None, "uri": None, "snapshots": 0}
-        plain |= {"cache_dir": os.environ.get("NST_EXP_CACHE"), "ledger": None, "force": False}
+        plain |= {"cache_dir": os.environ.get("NST_EXP_CACHE"), "registry": None, "force": False}
         return run_config(OmegaConf.create(escape_all(plain)))
     except (OmegaConfBaseException, yaml.YAMLError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"

@@ -93,8 +93,9 @@ _TABLE = (
         range=_STYLE_RANGE,
         direction="lower",
         best=0.0,
-        caveat="Texture and colour, not composition. Strokes of another size than the painting's at the judge's fixed "
-        "zoom count as missed. A part of the painting is itself about 0.1 away from the whole, so expect little less.",
+        caveat="Texture and colour, not composition. Strokes of another size than the painting's at the evaluator's "
+        "fixed zoom count as missed. A part of the painting is itself about 0.1 away from the whole, so expect little "
+        "less.",
         source="ours: a run reaches the one statistic that it optimises more easily than the style",
     ),
     Measure(

@@ -1,4 +1,4 @@
-"""The judge at work: its network made ready once, and each pair of photograph and painting looked at once.
+"""The evaluator: its network is loaded once, and each photograph and painting is described once.
 
 `metrics` says what is measured; here are the files, and what a process remembers from run to run.
 """
@@ -23,8 +23,8 @@ from nst_exp.networks import get_network
 from nst_exp.params.sources import ParamsSource, load_lpips_weights, load_params
 from nst_exp.types import Image, LayerParams, Learnt
 
-_SOURCES = {"vgg16": "bundled", "tiny": "random"}  # of the params of each judge
-_REMEMBERED_BYTES = 256e6  # of what the judge saw in photographs and paintings: about 22 MB a photograph of 256 px
+_SOURCES = {"vgg16": "bundled", "tiny": "random"}  # of the params of each evaluator
+_REMEMBERED_BYTES = 256e6  # of descriptions of photographs and paintings: about 22 MB a photograph of 256 px
 _PAINTINGS_BYTES = 64e6  # of paintings at the sizes of runs, which are needed once a frame
 
 
@@ -47,30 +47,30 @@ class Pair:
     frame: npt.NDArray[np.uint8] | None = field(default=None, compare=False)
 
 
-def measure(judge_name: str, pair: Pair, content_image: Image, pastiche: Image, cache: Path) -> dict[str, float]:
+def measure(name: str, pair: Pair, content_image: Image, pastiche: Image, cache: Path) -> dict[str, float]:
     """All of `ranking.MEASURES` of `pastiche`.
 
     Args:
-        judge_name: `vgg16`, or `tiny`, whose numbers mean nothing, for tests and dry runs.
+        name: `vgg16`, or `tiny`, whose numbers mean nothing, for tests and dry runs.
         content_image: the photograph at the run's own size.
         pastiche: as it is in its file, of the same size.
         cache: takes converted params.
 
     Raises:
-        InputError: if the judge's params are not to be had, or a file is gone.
+        InputError: if the evaluator's params cannot be loaded, or a file is gone.
     """
-    judge = _judge(judge_name, cache)
-    found = metrics.measures(judge, _references(judge, pair), pastiche)
+    evaluator = _evaluator(name, cache)
+    found = metrics.measures(evaluator, _references(evaluator, pair), pastiche)
     painting = _painting(pair.style, pair.hashes[1], max(pastiche.shape))
     return found | {"noise": metrics.noise(pastiche, content_image, painting)}
 
 
 @functools.cache
-def _judge(name: str, cache: Path) -> metrics.Judge:
+def _evaluator(name: str, cache: Path) -> metrics.Evaluator:
     network = get_network(name, pooling="max", padding="zeros", precision="float32")
     layers = network.truncated(metrics.LAYERS)
     params = load_params(ParamsSource(_SOURCES[name]), network, layers, cache).params
-    return metrics.Judge(network, jax.device_put(params), _lpips_weights(name, params.layers))
+    return metrics.Evaluator(network, jax.device_put(params), _lpips_weights(name, params.layers))
 
 
 def _lpips_weights(name: str, params: LayerParams) -> Mapping[str, Learnt]:
@@ -80,30 +80,38 @@ def _lpips_weights(name: str, params: LayerParams) -> Mapping[str, Learnt]:
     return {layer: np.full(count, 1 / count, np.float32) for layer, count in channels.items()}
 
 
-def _references(judge: metrics.Judge, pair: Pair) -> metrics.References:
-    photograph_key = (judge, pair.content, pair.hashes[0], pair.aspect, pair.frame_index)
-    painting_key = (judge, pair.style, pair.hashes[1])
-    photograph = remembered(_seen, photograph_key, lambda: metrics.see_photograph(judge, _photograph(pair)))
-    zoomed = round(metrics.JUDGE_SIZE * metrics.JUDGE_STYLE_ZOOM)
+def _references(evaluator: metrics.Evaluator, pair: Pair) -> metrics.References:
+    photograph_key = (evaluator, pair.content, pair.hashes[0], pair.aspect, pair.frame_index)
+    painting_key = (evaluator, pair.style, pair.hashes[1])
+    photograph = remembered(
+        _descriptions, photograph_key, lambda: metrics.describe_photograph(evaluator, _photograph(pair))
+    )
+    zoomed = round(metrics.EVALUATOR_SIZE * metrics.EVALUATOR_STYLE_ZOOM)
     painting = remembered(
-        _seen, painting_key, lambda: metrics.see_painting(judge, _painting(pair.style, pair.hashes[1], zoomed))
+        _descriptions,
+        painting_key,
+        lambda: metrics.describe_painting(evaluator, _painting(pair.style, pair.hashes[1], zoomed)),
     )
     return metrics.References.of(photograph, painting)
 
 
-_seen: LRUCache[Hashable, metrics.Seen] = LRUCache(_REMEMBERED_BYTES, getsizeof=lambda seen: seen.nbytes)
+_descriptions: LRUCache[Hashable, metrics.Description] = LRUCache(
+    _REMEMBERED_BYTES, getsizeof=lambda description: description.nbytes
+)
 
 
 def _photograph(pair: Pair) -> Image:
-    """The photograph, or the source's frame in its place, at the judge's size."""
+    """The photograph, or the source's frame in its place, at the evaluator's size."""
     if pair.frame is not None:
         from nst_exp.media.frame_conversion import resize
         from nst_exp.media.video_writer import fitted_size
 
         height, width, _ = pair.frame.shape
-        size = fitted_size((width, height), metrics.JUDGE_SIZE, pair.aspect, even=False)
+        size = fitted_size((width, height), metrics.EVALUATOR_SIZE, pair.aspect, even=False)
         return jnp.asarray(from_uint8(resize(pair.frame, size)))
-    whole = read_image(pair.content, size=metrics.JUDGE_SIZE, aspect=pair.aspect, smallest_side=None, name="content")
+    whole = read_image(
+        pair.content, size=metrics.EVALUATOR_SIZE, aspect=pair.aspect, smallest_side=None, name="content"
+    )
     return jnp.asarray(whole)
 
 

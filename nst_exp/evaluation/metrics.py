@@ -1,6 +1,6 @@
 """Measures of a finished picture that do not depend on what a sweep varies, so that its runs can be compared.
 
-One judge looks at every picture: a network with params of its own, layers, a size and a size of the painting
+One evaluator looks at every picture: a network with params of its own, layers, a size and a size of the painting
 that are fixed here, whatever the run optimised. It sees the picture as it is written to its file, clipped
 and rounded to 8 bits, and brought to the size at which it saw the photograph. `ranking.MEASURES` documents
 each measure; a measure of style is a fraction of the photograph's own distance to the painting.
@@ -26,8 +26,8 @@ from nst_exp.networks import Network
 from nst_exp.transfer.losses import SILENT, gram_matrix, relative_error, total_variation
 from nst_exp.types import AnyImage, FeatureMap, FeatureMaps, Image, Learnt, NetworkParams, Scalar, StyleImage
 
-JUDGE_SIZE = 256  # px, the long side at which every picture is judged ...
-JUDGE_STYLE_ZOOM = 1.5  # ... and the painting's long side over that: fixed, so that `style_zoom` can be compared
+EVALUATOR_SIZE = 256  # px, the long side at which every picture is judged ...
+EVALUATOR_STYLE_ZOOM = 1.5  # ... and the painting's long side over that: fixed, so that `style_zoom` can be compared
 CONTENT_LAYER = "block4_conv2"
 STYLE_LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
 LPIPS_LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
@@ -43,7 +43,7 @@ Table = Float32[np.ndarray, "directions levels"]
 
 
 @dataclass(frozen=True, eq=False)
-class Judge:
+class Evaluator:
     """Who looks at the pictures. For measures that mean anything: VGG-16, max pooling, zero padding, `bundled`.
 
     Args:
@@ -67,8 +67,8 @@ class _Statistics:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What the judge sees in a picture; by layer, and by (layer, scale) what belongs to style."""
+class Description:
+    """What the evaluator sees in a picture; by layer, and by (layer, scale) what belongs to style."""
 
     maps: FeatureMaps
     statistics: Mapping[str, _Statistics]
@@ -85,60 +85,60 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """Photograph and painting as the judge sees them, and how far apart their styles are."""
+    """Photograph and painting as the evaluator sees them, and how far apart their styles are."""
 
-    photograph: Seen
-    painting: Seen
+    photograph: Description
+    painting: Description
     style_distances: Mapping[str, float]
 
     @classmethod
-    def of(cls, photograph: Seen, painting: Seen) -> References:
+    def of(cls, photograph: Description, painting: Description) -> References:
         """What all pictures made of these two are compared with."""
         return cls(photograph, painting, _style_distances(photograph, painting))
 
 
-def references(judge: Judge, content_image: Image, style_image: StyleImage) -> References:
+def references(evaluator: Evaluator, content_image: Image, style_image: StyleImage) -> References:
     """What all pictures made of these two are compared with.
 
     Args:
-        content_image: with a long side of `JUDGE_SIZE`.
-        style_image: with a long side of `JUDGE_SIZE * JUDGE_STYLE_ZOOM`.
+        content_image: with a long side of `EVALUATOR_SIZE`.
+        style_image: with a long side of `EVALUATOR_SIZE * EVALUATOR_STYLE_ZOOM`.
     """
-    return References.of(see_photograph(judge, content_image), see_painting(judge, style_image))
+    return References.of(describe_photograph(evaluator, content_image), describe_painting(evaluator, style_image))
 
 
-def see_photograph(judge: Judge, content_image: Image) -> Seen:
+def describe_photograph(evaluator: Evaluator, content_image: Image) -> Description:
     """What is compared with a photograph: features, style, colours and brightness."""
-    return _see(judge, _large_enough(judge, content_image))
+    return _describe(evaluator, _large_enough(evaluator, content_image))
 
 
-def see_painting(judge: Judge, style_image: StyleImage) -> Seen:
+def describe_painting(evaluator: Evaluator, style_image: StyleImage) -> Description:
     """What is compared with a painting: its style and colours, which are small, without features."""
-    return dataclasses.replace(see_photograph(judge, style_image), maps={})
+    return dataclasses.replace(describe_photograph(evaluator, style_image), maps={})
 
 
-def measures(judge: Judge, references: References, pastiche: Image) -> dict[str, float]:
+def measures(evaluator: Evaluator, references: References, pastiche: Image) -> dict[str, float]:
     """All of `ranking.MEASURES` but the noise, which is measured at the size of the run.
 
     Args:
         pastiche: as written to its file, of any size.
     """
     photograph, painting = references.photograph, references.painting
-    seen = _see(judge, _resized(pastiche, photograph.luma.shape))
-    lpips, content_distance = _content_distances(judge.lpips_weights, seen.maps, photograph.maps)
+    description = _describe(evaluator, _resized(pastiche, photograph.luma.shape))
+    lpips, content_distance = _content_distances(evaluator.lpips_weights, description.maps, photograph.maps)
     style = {
         name: distance / max(references.style_distances[name], _LEAST)
-        for name, distance in _style_distances(seen, painting).items()
+        for name, distance in _style_distances(description, painting).items()
     }
     style_distance = sum(style.values()) / len(style)
     return {
         "score": (1 + float(lpips)) * (1 + style_distance) ** 2,
         "lpips": float(lpips),
         "content_distance": float(content_distance),
-        "ssim": float(structural_similarity(seen.luma, photograph.luma, data_range=1.0, **_SSIM_WINDOW)),
+        "ssim": float(structural_similarity(description.luma, photograph.luma, data_range=1.0, **_SSIM_WINDOW)),
         "style_distance": style_distance,
         **style,
-        "colour_distance": 2 * float(np.mean(np.abs(seen.palette - painting.palette))),
+        "colour_distance": 2 * float(np.mean(np.abs(description.palette - painting.palette))),
     }
 
 
@@ -151,15 +151,15 @@ def noise(pastiche: Image, content_image: AnyImage, style_image: AnyImage) -> fl
 # --- looking -----------------------------------------------------------------------------------------------
 
 
-def _see(judge: Judge, image: AnyImage) -> Seen:
-    maps, statistics, projections = _features(judge.network, judge.params, image)
+def _describe(evaluator: Evaluator, image: AnyImage) -> Description:
+    maps, statistics, projections = _features(evaluator.network, evaluator.params, image)
     pixels = np.asarray(image[0])
-    with threadpool_limits(1, "blas"):  # OpenBLAS 0.3.31 was seen to wait for its own threads for ever
+    with threadpool_limits(1, "blas"):  # OpenBLAS 0.3.31 was description to wait for its own threads for ever
         colours = rgb2lab(pixels).reshape(-1, 3).astype(np.float32)
         palette = _quantiles(_hemisphere() @ colours.T)
         luma = pixels.astype(np.float64) @ np.array(_LUMA)
     quantiles = {name: _quantiles(np.asarray(rows)) for name, rows in projections.items()}
-    return Seen(maps, statistics, quantiles, palette, luma)
+    return Description(maps, statistics, quantiles, palette, luma)
 
 
 @partial(jax.jit, static_argnames="network")
@@ -168,8 +168,8 @@ def _features(
 ) -> tuple[FeatureMaps, dict[str, _Statistics], dict[str, Float[Array, "_ _"]]]:
     """Feature maps for content; for style, by layer and scale, statistics and (directions, pixels) projections.
 
-    Style is seen through maximum pooling at full size and average pooling at half: a judge of one pooling favours
-    the runs that use it.
+    Style is described through maximum pooling at full size and average pooling at half: an evaluator with one pooling
+    would favour the runs that use it.
     """
     height, width = image.shape[1:3]
     averaging = dataclasses.replace(network, pooling="average")
@@ -223,10 +223,10 @@ def _quantiles(rows: Float32[np.ndarray, "directions pixels"]) -> Table:
     return (1 - share) * ordered[:, below] + share * ordered[:, np.minimum(below + 1, last)]
 
 
-def _large_enough(judge: Judge, image: AnyImage) -> AnyImage:
+def _large_enough(evaluator: Evaluator, image: AnyImage) -> AnyImage:
     """Narrow strips enlarged until half of them still has a pixel at the deepest layer."""
     height, width = image.shape[1:3]
-    factor = max(1.0, 2 * judge.network.smallest_side(LAYERS) / min(height, width))
+    factor = max(1.0, 2 * evaluator.network.smallest_side(LAYERS) / min(height, width))
     return _resized(image, (round(height * factor), round(width * factor)))
 
 
@@ -260,10 +260,10 @@ def _unit(feature_map: FeatureMap) -> FeatureMap:
     return feature_map / (length + 1e-10)  # as the original's
 
 
-def _style_distances(seen: Seen, painting: Seen) -> dict[str, float]:
+def _style_distances(description: Description, painting: Description) -> dict[str, float]:
     """By measure: means over layers and scales of dimensionless distances; 1 = that of features of zero."""
-    gram, moments = _statistics_distances(seen.statistics, painting.statistics)
-    sliced = [_sliced(table, painting.quantiles[name]) ** 2 for name, table in seen.quantiles.items()]
+    gram, moments = _statistics_distances(description.statistics, painting.statistics)
+    sliced = [_sliced(table, painting.quantiles[name]) ** 2 for name, table in description.quantiles.items()]
     return {"style_gram": float(gram), "style_moments": float(moments), "style_swd": sum(sliced) / len(sliced)}
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
+from nst_exp.config import current_name
 from nst_exp.errors import InputError
 from nst_exp.files import TEMPORARY, digest, read_json, write_atomically, write_json
 from nst_exp.records.result import Result
@@ -252,7 +253,8 @@ class RunFolder:
             InputError: if the run never began, or its record is damaged.
         """
         try:
-            return Record(**read_json(self.path / _RECORD))
+            record = Record(**read_json(self.path / _RECORD))
+            return replace(record, params={current_name(name): value for name, value in record.params.items()})
         except TypeError as error:
             raise InputError(f"{str(self.path)!r} holds no run: no sound {_RECORD}") from error
 

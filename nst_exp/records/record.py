@@ -30,11 +30,11 @@ _PACKAGES = (
 
 
 _WHERE_ONLY = (
-    *("content", "style", "params.path", "cache_dir", "ledger", "force", "optimized_metric", "video.flow_cache_mb"),
-    "video.lanes",
+    *("content", "style", "params.path", "cache_dir", "registry", "force", "optimized_metric", "video.flow_cache_mb"),
+    "video.max_batch_size",
 )
 # what is done with a clip's frames once they are there
-_OF_OUTPUT = ("judge", "video.end", "video.on_corrupt", "video.write", "video.codec", "video.sound")
+_OF_OUTPUT = ("evaluator", "video.end", "video.on_corrupt", "video.write", "video.codec", "video.sound")
 # what says nothing of a run, by the kind of its source; with a dot at its end, a whole section
 _IDLE = {
     "image": ("source", "temporal_weight", "video.", "camera."),

@@ -1,6 +1,6 @@
 """The memory of finished work: which folder holds the result of an identity, and which the sweep of a command.
 
-Every entry is a small file of its own, written whole, so that any number of processes may use one ledger.
+Every entry is a small file of its own, written whole, so that any number of processes may use one registry.
 Folders are noted relative to it: moved together they stay found.
 """
 
@@ -23,14 +23,14 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Ledger:
-    """The ledger in `folder`; one without a folder remembers nothing."""
+class ResultRegistry:
+    """The registry in `folder`; one without a folder remembers nothing."""
 
     folder: Path | None
 
     @classmethod
-    def at(cls, address: str | None) -> Ledger:
-        """The ledger that the config key names; a relative path counts from the current directory."""
+    def at(cls, address: str | None) -> ResultRegistry:
+        """The registry that the config key names; a relative path counts from the current directory."""
         return cls(home_expanded(address).absolute() if address else None)
 
     def finished(self, identity: str) -> RunFolder | None:
@@ -102,4 +102,4 @@ class Ledger:
             (self.folder / kind).mkdir(parents=True, exist_ok=True)
             write_json(self.folder / kind / f"{key}.json", {"folder": os.path.relpath(folder, self.folder)})
         except (OSError, InputError) as error:
-            _log.warning("the ledger %s cannot be written: %s", self.folder, error)
+            _log.warning("the registry %s cannot be written: %s", self.folder, error)

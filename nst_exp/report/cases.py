@@ -12,8 +12,8 @@ from nst_exp.records.folder import Value
 
 SCORE = "score"
 _INPUTS = ("content", "style")
-_REFERENCES = ("source", "aspect", "judge", "video.start", "video.end", "video.every", "version.results")
-_RANDOM_JUDGE = "tiny"
+_REFERENCES = ("source", "aspect", "evaluator", "video.start", "video.end", "video.every", "version.results")
+_RANDOM_EVALUATOR = "tiny"
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Reference:
     Attributes:
         identity: equal for two runs if their measures can be compared.
         names: how each part of the identity is shown to people.
-        is_random: whether the judge has random weights, so that its numbers mean nothing.
+        is_random: whether the evaluator has random weights, so that its numbers mean nothing.
     """
 
     identity: tuple[Value, ...]
@@ -47,7 +47,7 @@ class Reference:
         others["seed"] = settings.get("seed") if settings.get("init") == "noise" else None
         names = [PurePath(str(settings.get(name))).stem for name in _INPUTS]
         names += [f"{name}={value}" for name, value in others.items()]
-        return cls((*inputs.values(), *others.values()), tuple(names), settings.get("judge") == _RANDOM_JUDGE)
+        return cls((*inputs.values(), *others.values()), tuple(names), settings.get("evaluator") == _RANDOM_EVALUATOR)
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,8 @@ class Case:
 def cases_of(runs: Sequence[tuple[Rated, Reference]], goals: tuple[str, str]) -> tuple[Case, ...]:
     """The cases of a sweep, in the order in which their first runs come.
 
-    A case whose judge is random is ranked only if all cases are: in a dry run there is nothing else to show. A run that
-    was refused before it began says nothing of its inputs, has nothing to compare, and goes with the first case.
+    A case whose evaluator is random is ranked only if all cases are: in a dry run there is nothing else to show. A run
+    that was refused before it began says nothing of its inputs, has nothing to compare, and goes with the first case.
     """
     known = next((reference for _, reference in runs if reference.is_known), None)
     runs = [(run, reference if run.numbers or reference.is_known else known or reference) for run, reference in runs]

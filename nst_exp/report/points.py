@@ -186,7 +186,7 @@ class Sweep:
         if self.front and not self.marked_front:
             notes.append("Every run is on the Pareto front, so none is marked.")
         if any(not case.is_ranked for case in self.cases):
-            notes.append("Runs with judge=tiny are not ranked: its numbers mean nothing.")
+            notes.append("Runs with evaluator=tiny are not ranked: its numbers mean nothing.")
         return " ".join(notes)
 
 

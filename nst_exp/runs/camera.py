@@ -375,4 +375,4 @@ def _measures(inputs: Inputs, painted: _Painted) -> dict[str, float]:
     hashes = (hashlib.sha256(painted.original.tobytes()).hexdigest(), plan.hashes["style"])
     pair = Pair(Path(plan.source.device.name), plan.files["style"], hashes, plan.config.aspect, 0, painted.original)
     content, pastiche = (jnp.asarray(from_uint8(levels)) for levels in (painted.content, painted.pastiche))
-    return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config.cache_dir))
+    return measure(plan.config.evaluator, pair, content, pastiche, cache_folder(plan.config.cache_dir))

@@ -121,7 +121,7 @@ def _measures(inputs: Inputs, solution: Solution) -> dict[str, float]:
     plan, written = inputs.plan, jnp.asarray(to_uint8(solution.pastiche)[None], jnp.float32) / 255
     hashes = (plan.hashes["content"], plan.hashes["style"])
     pair = Pair(plan.files["content"], plan.files["style"], hashes, plan.config.aspect)
-    return measure(plan.config.judge, pair, inputs.content_image, written, cache_folder(plan.config.cache_dir))
+    return measure(plan.config.evaluator, pair, inputs.content_image, written, cache_folder(plan.config.cache_dir))
 
 
 class _Journal:

@@ -20,7 +20,7 @@ from nst_exp.evaluation.catalogue import ALL_MEASURES
 from nst_exp.outcome import Outcome
 from nst_exp.records import record
 from nst_exp.records.folder import Record, RunFolder
-from nst_exp.records.registry import Ledger
+from nst_exp.records.registry import ResultRegistry
 from nst_exp.records.result import Result
 from nst_exp.records.tracking import Store, how_to_open, track, try_upload
 from nst_exp.runs.inputs import Inputs, load
@@ -90,7 +90,7 @@ class Run:
         store, run_folder = Store.of(config.tracking), RunFolder(folder)
         description = _describe(plan, origin, store)
         may_be_done = origin.in_sweep and plan.source.repeatable
-        if may_be_done and _is_done(description, run_folder, Ledger.at(config.ledger), force=config.force):
+        if may_be_done and _is_done(description, run_folder, ResultRegistry.at(config.registry), force=config.force):
             if store.tracks:
                 try_upload(store, run_folder, origin.parent)
             return None
@@ -144,7 +144,7 @@ class Run:
             result = self._kind.finish(self.active, outcome)
             plan = self.inputs.plan
             if plan.source.repeatable:
-                Ledger.at(plan.config.ledger).add_run(self.description.identity, self._folder.path)
+                ResultRegistry.at(plan.config.registry).add_run(self.description.identity, self._folder.path)
             phase("uploading", logged=self._store.tracks)
             self.active.tracked.log_result(self._folder)
             _log.info("%s", summary(result.measures))
@@ -216,7 +216,7 @@ def input_hashes(config: RunConfig) -> Mapping[str, str]:
     return make_plan(config, ()).hashes
 
 
-def _is_done(description: Record, folder: RunFolder, ledger: Ledger, *, force: bool) -> bool:
+def _is_done(description: Record, folder: RunFolder, registry: ResultRegistry, *, force: bool) -> bool:
     """Whether `folder` holds this result; if another run has it, its files are copied to `folder`."""
     if folder.finished and folder.result.identity != description.identity:
         raise InputError(
@@ -226,7 +226,7 @@ def _is_done(description: Record, folder: RunFolder, ledger: Ledger, *, force: b
     if folder.sound:
         _log.info("done already: %s", folder.path)
         return True
-    earlier = None if force else ledger.finished(description.identity)
+    earlier = None if force else registry.finished(description.identity)
     if earlier is None:
         return False
     folder.adopt(earlier, description)

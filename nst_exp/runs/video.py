@@ -43,7 +43,7 @@ class _BatchKey:
     Attributes:
         alone: for a frame that does not start from another one.
         following: for a frame that does; None if none does.
-        max_batch_size: `video.lanes`.
+        max_batch_size: `video.max_batch_size`.
     """
 
     alone: SolverSetup
@@ -66,7 +66,7 @@ class VideoRuns:
         video = config.video
         following = SolverSetup.following(inputs) if frames_follow(video) else None
         frames = (content, cut_of(config), config.aspect, video.on_corrupt)
-        return _BatchKey(SolverSetup.of(inputs), following, *frames, video.mode, video.passes, video.lanes)
+        return _BatchKey(SolverSetup.of(inputs), following, *frames, video.mode, video.passes, video.max_batch_size)
 
     def solve(self, runs: Sequence[ActiveRun], within: Within) -> list[Outcome[None]]:
         """Paint a frame of all runs in a batch, then the next; see `RunKind`.
@@ -155,7 +155,7 @@ def _frames_at_once(video: VideoRun, runs: int) -> int:
     """How many frames of each run are solved in one batch: only independent ones can be."""
     if video.policy.follows:
         return 1
-    max_batch_size = video.config.video.lanes
+    max_batch_size = video.config.video.max_batch_size
     if max_batch_size is not None or backend() == "cpu":
         return max_batch_size or 1
     (width, height), setup = video.frame_size, SolverSetup.of(video.inputs)

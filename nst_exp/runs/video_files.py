@@ -31,7 +31,7 @@ from nst_exp.motion.flow_cache import Flows
 from nst_exp.motion.frame_store import Frames
 from nst_exp.records import record
 from nst_exp.records.folder import CLIP, FRAMES, PICTURE, RESULTS_VERSION, SIDE_BY_SIDE
-from nst_exp.records.registry import Ledger
+from nst_exp.records.registry import ResultRegistry
 from nst_exp.records.result import Result
 from nst_exp.runs.frame_policy import FramePolicy, frame_policy
 from nst_exp.runs.inputs import Inputs
@@ -125,12 +125,12 @@ class VideoRun:
         """
         plan = self.inputs.plan
         key = record.frames_key(plan.params, plan.hashes, self.frame_size)
-        ledger = Ledger.at(self.config.ledger)
+        registry = ResultRegistry.at(self.config.registry)
         self.frames.open(key)
-        earlier = None if self.config.force else ledger.frames(key)
+        earlier = None if self.config.force else registry.frames(key)
         if earlier is not None and earlier != self.run.folder.path and Frames(earlier / FRAMES).key == key:
             self.frames.take_over(Frames(earlier / FRAMES))
-        ledger.add_frames(key, self.run.folder.path)
+        registry.add_frames(key, self.run.folder.path)
 
 
 def log_treatment(video: VideoRun) -> None:
@@ -324,4 +324,4 @@ def _frame_measures(inputs: Inputs, frame: Frame, painted: FramePair) -> dict[st
     hashes = (plan.hashes["content"], plan.hashes["style"])
     pair = Pair(plan.files["content"], plan.files["style"], hashes, plan.config.aspect, frame.index, frame.levels)
     content, pastiche = (jnp.asarray(from_uint8(levels)) for levels in (painted.content, painted.pastiche))
-    return measure(plan.config.judge, pair, content, pastiche, cache_folder(plan.config.cache_dir))
+    return measure(plan.config.evaluator, pair, content, pastiche, cache_folder(plan.config.cache_dir))

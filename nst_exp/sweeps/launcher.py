@@ -47,19 +47,21 @@ class Limits:
     memory_share: float
 
     @classmethod
-    def checked(cls, lanes: float | str, memory_share: float | str) -> Limits:
-        """The limits that conf/hydra/launcher/batched.yaml names; `auto` lanes are one on a CPU, any number elsewhere.
+    def checked(cls, max_batch_size: float | str, memory_share: float | str) -> Limits:
+        """The limits that conf/hydra/launcher/batched.yaml names; `auto` is 1 on a CPU, any number elsewhere.
 
         Raises:
             InputError: if one is out of range.
         """
         if isinstance(memory_share, bool | str) or not 0 < memory_share <= 1:
             raise InputError(f"hydra.launcher.memory_share={memory_share}: must be a number above 0, at most 1")
-        if lanes == "auto":
+        if max_batch_size == "auto":
             return cls(1 if backend() == "cpu" else None, memory_share)
-        if type(lanes) is not int or lanes < 1:
-            raise InputError(f"hydra.launcher.lanes={lanes}: must be auto or a whole number of at least 1")
-        return cls(lanes, memory_share)
+        if type(max_batch_size) is not int or max_batch_size < 1:
+            raise InputError(
+                f"hydra.launcher.max_batch_size={max_batch_size}: must be auto or a whole number of at least 1"
+            )
+        return cls(max_batch_size, memory_share)
 
     def of(self, run: Run) -> int:
         """How many runs like this one a batch may have."""

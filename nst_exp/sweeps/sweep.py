@@ -29,7 +29,7 @@ from nst_exp.files import missing_folders, remove_folders, write_json
 from nst_exp.media.image import locate, sha256_of
 from nst_exp.records import tracking
 from nst_exp.records.folder import RESULTS_VERSION, RunFolder, run_folders
-from nst_exp.records.registry import Ledger
+from nst_exp.records.registry import ResultRegistry
 from nst_exp.runs.progress import phase
 from nst_exp.sweeps.search import number_of_points, prepare_sweep
 
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 _FILE = "sweep.json"
 _SEARCH_RESULTS = "optimization_results.yaml"
 _HYDRA_FILES = ("multirun.yaml", _SEARCH_RESULTS)
-_WHERE_ONLY = ("hydra", "cache_dir", "ledger", "force")
+_WHERE_ONLY = ("hydra", "cache_dir", "registry", "force")
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class _Open:
     folder: Path
     store: tracking.Store
     key: str
-    ledger: Ledger
+    registry: ResultRegistry
     points: int | None
     client: Any
     run_id: str | None
@@ -160,17 +160,17 @@ _made: list[Path] = []  # the folders that this process made for its run or swee
 def _open_sweep(config: DictConfig) -> None:
     overrides = list(config.hydra.overrides.task)
     store, client = _connected(config)  # before anything is written: a store that is not there refuses the sweep
-    ledger, key = Ledger.at(config.ledger), _key(config, overrides)
-    _made[:] = missing_folders(ledger.folder) if ledger.folder else []
-    claim = ledger.claim(key)
+    registry, key = ResultRegistry.at(OmegaConf.select(config, "registry")), _key(config, overrides)
+    _made[:] = missing_folders(registry.folder) if registry.folder else []
+    claim = registry.claim(key)
     goes_on = claim is not None and not config.force and _enumerates(config) and config.source != "camera"
-    folder = _folder(config, ledger.sweep(key) if goes_on else None)
+    folder = _folder(config, registry.sweep(key) if goes_on else None)
     run_id = None
     if client is not None:
         run_id = tracking.start_sweep(client, store, folder, overrides, _earlier_run(folder))
     Sweep(key, overrides, run_id).write(folder)
-    ledger.add_sweep(key, folder)
-    _open.append(_Open(folder, store, key, ledger, number_of_points(config), client, run_id, claim, goes_on))
+    registry.add_sweep(key, folder)
+    _open.append(_Open(folder, store, key, registry, number_of_points(config), client, run_id, claim, goes_on))
 
 
 def _connected(config: DictConfig) -> tuple[tracking.Store, Any]:
@@ -348,7 +348,7 @@ def _discard(sweep: _Open) -> None:
             (sweep.folder / name).unlink()
     if sweep.claim is not None:
         sweep.claim.release()
-    sweep.ledger.remove_sweep(sweep.key)
+    sweep.registry.remove_sweep(sweep.key)
     remove_folders(_made)
 
 

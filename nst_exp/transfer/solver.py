@@ -296,7 +296,7 @@ def _advance(function: LossFunction, method: Method, state: SolverState, steps: 
     def body(index: Count, carry: tuple[SolverState, Any]) -> tuple[SolverState, Any]:
         state, rows = carry
         tried = method.step(function, state.at)
-        state = _judge(method, state, tried)
+        state = _evaluator(method, state, tried)
         entry = (tried.total, tried.losses, state.evaluations)
         return state, jax.tree.map(lambda row, value: row.at[index].set(value), rows, entry)
 
@@ -304,7 +304,7 @@ def _advance(function: LossFunction, method: Method, state: SolverState, steps: 
     return state, Trace(*rows)
 
 
-def _judge(method: Method, state: SolverState, tried: Iterate) -> SolverState:
+def _evaluator(method: Method, state: SolverState, tried: Iterate) -> SolverState:
     """Go on from `tried`, or, if that step went wrong, from where it started with an empty memory."""
     wrong = _went_wrong(state.at, tried)
     restarts = state.restarts + wrong.astype(state.restarts.dtype)

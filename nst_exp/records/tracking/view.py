@@ -17,7 +17,7 @@ from nst_exp.records.tracking.store import Store, as_input_error, connect, exper
 
 _MEASURES = ("score", "lpips", "style_distance")
 _ALWAYS = ("content", "style", "content_weight", "style_weight")
-_NOT_OF_THE_RESULT = ("cache_dir", "ledger", "force", "optimized_metric", "tracking", "hydra")
+_NOT_OF_THE_RESULT = ("cache_dir", "registry", "force", "optimized_metric", "tracking", "hydra")
 _GROUP_TABLE = {"style_layer_weight": "style_layer_weights"}
 _NAME_SHOWN = 24  # letters of a name that the table of runs shows
 _VALUES_SHOWN = 4  # of a swept setting, in the name of the sweep

@@ -27,7 +27,7 @@ CASES = {
     "nst-exp content=my\\ p": ["my\\ photo\\ \\(1\\).png"],
     "nst-exp style=pai": ["paintings/"],
     "nst-exp -m style=paintings/a.png,paintings/": ["paintings/a.png,paintings/a.png"],
-    "nst-exp hydra.launcher.la": ["hydra.launcher.max_batch_size="],
+    "nst-exp hydra.launcher.max": ["hydra.launcher.max_batch_size="],
     "python -m nst_exp.run -m solver=op": ["optax_lbfgs"],
 }  # fmt: skip
 

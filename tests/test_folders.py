@@ -175,7 +175,15 @@ def test_done_means_that_the_files_are_there_as_they_were_written(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "option", ["lanes=1.5", "lanes=0", "lanes=true", "lanes=two", "memory_share=a", "memory_share=2"]
+    "option",
+    [
+        "max_batch_size=1.5",
+        "max_batch_size=0",
+        "max_batch_size=true",
+        "max_batch_size=two",
+        "memory_share=a",
+        "memory_share=2",
+    ],
 )
 def test_options_of_the_launcher(option: str, tmp_path: Path) -> None:
     key, _, value = option.partition("=")

@@ -169,14 +169,15 @@ def identity_of(folder: Path, *arguments: str) -> str:
 
 def test_identity_is_what_determines_the_result_and_nothing_else(tmp_path: Path) -> None:
     shutil.copy(Path(nst_exp.__file__).parent / "samples" / "night_harbour.jpg", tmp_path / "copy.jpg")
-    first = identity_of(tmp_path)
+    layers = "style_layers=[block1_conv1,block2_conv1]"
+    first = identity_of(tmp_path, layers, "content_layer=block2_conv1")
     same = (
         ("registry=null",),
         ("force=true",),
         ("tracking=sqlite",),
         ("optimized_metric=noise",),
         ("style=copy.jpg",),
-        ("content_layer=relu4_2",),
+        (layers, "content_layer=relu2_1"),
         ("content_weight=1.00",),
     )
     assert {identity_of(tmp_path, *arguments) for arguments in same} == {first}
@@ -184,7 +185,7 @@ def test_identity_is_what_determines_the_result_and_nothing_else(tmp_path: Path)
         "content_weight=1.01",
         "seed=1",
         "content=copy.jpg",
-        "params.seed=1",
+        f"params.seed=1 {layers} content_layer=block2_conv1",
         "solver.history_size=9",
         "evaluator=tiny steps=3",
     )

@@ -1,4 +1,4 @@
-"""What travels through the house: array aliases and the pytrees made of them.
+"""Array types, and the pytrees that are made of them.
 
 Images are float32 NHWC in [0, 1] (sRGB as stored in files) with a batch axis of one: a batch of runs is a
 `jax.vmap` over whole problems, never a larger batch axis.

@@ -43,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("videos") / NAME
     sweeps.make_grid(folder, 0, seed=())
     for number, name in enumerate(FILES):
-        run = sweeps.add_run(folder, number, [f"seed={number}"], clip=name, trace={})
+        run = sweeps.add_run(folder, number, [f"seed={number}"], {"source": "video"}, video=name, trace={})
         (run.path / "trace.csv").unlink()
         path = run.path / name
         if path.suffix == ".mp4" and name != "gone.mp4":
@@ -114,7 +114,7 @@ def test_a_page_of_videos_has_no_empty_plot_and_the_whole_command_of_its_search(
     assert page.locator("#pareto").count() == 1
     command = page.locator(".facts .command code")
     expect(command).to_have_text("python -m nst_exp.run -m search=optuna 'seed=interval(0,9)' hydra.sweeper.n_trials=6")
-    expect(page.locator("#inputs figcaption").nth(0)).to_have_text("Photograph: photo")
+    expect(page.locator("#inputs figcaption").nth(0)).to_have_text("Video: photo")
 
 
 def test_a_filter_that_is_not_understood_says_why(page: Page) -> None:

@@ -498,7 +498,7 @@ function openComparison(a, b) {
   at("slide").focus();
 }
 
-const captionOf = (input) => `${input.name === "content" ? "Photograph" : "Painting"}: ${input.label}`;
+const captionOf = (input) => `${input.isVideo ? "Video" : input.name === "content" ? "Photograph" : "Painting"}: ${input.label}`;
 const runOf = (side) => (side.startsWith("run-") ? runs.get(Number(side.slice(4))) : null);
 
 function showSides() {

@@ -94,6 +94,7 @@ def _data(sweep: Sweep, layout: Layout, gallery: Gallery, folder: Path) -> dict[
                 "label": label(address, is_picture=True),
                 "address": address,
                 "there": gallery.inputs.get(address) is not None,
+                "isVideo": name == "content" and _is_video(sweep, address),
             }
             for address, name in input_addresses(sweep).items()
         ],
@@ -103,6 +104,12 @@ def _data(sweep: Sweep, layout: Layout, gallery: Gallery, folder: Path) -> dict[
             for point, row in zip(sweep.points, rows, strict=True)
         ],
     }
+
+
+def _is_video(sweep: Sweep, content: str) -> bool:
+    """Whether runs painted this content as a video."""
+    settings = (point.settings for point in sweep.points)
+    return any(one.get("source") == "video" and str(one.get("content")) == content for one in settings)
 
 
 def _run(

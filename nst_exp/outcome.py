@@ -1,16 +1,15 @@
-"""What became of each entry of a batch: it has a value, or it failed and the others went on."""
+"""What became of each entry of a batch: it has a value, or it failed while the others continued."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from nst_exp.errors import InputError
 
 Value = TypeVar("Value")
-_Other = TypeVar("_Other")
 
 
 @dataclass(frozen=True)
@@ -25,14 +24,6 @@ class Outcome(Generic[Value]):
     value: Value | None = None
     error: Exception | None = None
 
-    @classmethod
-    def of(cls, function: Callable[[], Value], *errors: type[Exception]) -> Outcome[Value]:
-        """Call `function` and keep what it returns, or the error it raises if that is one of `errors`."""
-        try:
-            return cls(function())
-        except errors as error:
-            return cls(error=error)
-
     def get(self) -> Value:
         """Return the value.
 
@@ -42,11 +33,6 @@ class Outcome(Generic[Value]):
         if self.error is not None:
             raise self.error
         return cast(Value, self.value)
-
-    def failed_with(self) -> Outcome[Any]:
-        """The same failure as the outcome of a later step."""
-        assert self.error is not None
-        return Outcome(error=self.error)
 
 
 @dataclass
@@ -65,8 +51,4 @@ class Failure:
         try:
             yield
         except InputError as error:
-            self.keep(error)
-
-    def keep(self, error: InputError) -> None:
-        """Keep `error` unless there is one already."""
-        self.error = self.error or error
+            self.error = self.error or error

@@ -153,10 +153,9 @@ class _Journal:
 
     def outcome(self, solved: Outcome[Solution], seconds: float, peak: float, batch_size: int) -> Outcome[SolvedImage]:
         """The run's outcome, once the batch is solved."""
-        if self.failure.error is not None:
-            return Outcome(error=self.failure.error)
-        if solved.error is not None:
-            return solved.failed_with()
+        error = self.failure.error or solved.error
+        if error is not None:
+            return Outcome(error=error)
         return Outcome(SolvedImage(solved.get(), self._trace(), seconds, peak, batch_size))
 
     def _trace(self) -> Table:

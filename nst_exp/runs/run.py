@@ -59,6 +59,8 @@ class Run:
 
     Attributes:
         description: the record that is written before the run begins.
+        inputs: what was read.
+        kind: how the run is solved and finished.
     """
 
     def __init__(
@@ -67,7 +69,7 @@ class Run:
         self.description = description
         self.inputs = inputs
         self._folder, self._store, self._parent = folder, store, parent
-        self._kind: RunKind = run_kind(inputs.plan.source.kind)
+        self.kind: RunKind = run_kind(inputs.plan.source.kind)
         self._context = contextlib.ExitStack()
         self._active: ActiveRun | None = None
 
@@ -99,12 +101,7 @@ class Run:
     @property
     def batch_key(self) -> Hashable:
         """Runs with equal keys can be solved in one batch."""
-        return self.inputs.plan.source.kind, self._kind.batch_key(self.inputs)
-
-    @property
-    def kind(self) -> RunKind:
-        """How the run is solved and finished."""
-        return self._kind
+        return self.inputs.plan.source.kind, self.kind.batch_key(self.inputs)
 
     @property
     def active(self) -> ActiveRun:
@@ -141,7 +138,7 @@ class Run:
             InputError: if solving failed, or a file cannot be written.
         """
         with self._context.pop_all():
-            result = self._kind.finish(self.active, outcome)
+            result = self.kind.finish(self.active, outcome)
             plan = self.inputs.plan
             if plan.source.repeatable:
                 ResultRegistry.at(plan.config.registry).add_run(self.description.identity, self._folder.path)

@@ -90,7 +90,7 @@ def test_measures_of_different_versions_are_not_compared(tmp_path: Path) -> None
     assert len(read_sweep(tmp_path).cases) == 2
 
 
-def test_a_random_judge_crowns_nothing_beside_a_real_one(tmp_path: Path) -> None:
+def test_a_random_evaluator_crowns_nothing_beside_a_real_one(tmp_path: Path) -> None:
     runs = [(3.0, {"evaluator": "vgg16"}), (2.9, {}), (1.0, {"evaluator": "tiny"}), (1.1, {"evaluator": "tiny"})]
     sweep = made(tmp_path / "both", runs)
     assert sweep.starred == {1}

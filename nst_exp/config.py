@@ -8,36 +8,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from nst_exp import conf_files
 from nst_exp.errors import InputError
 from nst_exp.grammar import escape_all
+from nst_exp.media.codecs import CODECS
+from nst_exp.media.sizes import ASPECTS
+from nst_exp.params.pixels import PREPROCESSINGS
 from nst_exp.suggestions import did_you_mean
 
-# the values of keys that have a choice of them
-CHOICES = {
+# The values that a key can have. What has options in conf/, or a table of its own, is listed there.
+CHOICES: dict[str, tuple[str, ...]] = {
     "source": ("auto", "image", "video", "camera"),
-    "aspect": ("keep", "stretch"),
+    "aspect": ASPECTS,
     "pooling": ("average", "max"),
     "padding": ("zeros", "replicate"),
     "precision": ("auto", "float32", "tf32", "bfloat16"),
     "evaluator": ("vgg16", "tiny"),
     "init": ("content", "colours", "noise", "style"),
+    "network.name": conf_files.options("network"),
     "network.smoothing": ("softmax",),
-    "params.source": ("bundled", "keras", "torchvision", "timm", "safetensors", "random"),
-    "params.preprocessing": ("torchvision", "keras", "inception"),
-    "loss.name": ("relative", "article"),
-    "solver.name": ("lbfgs", "optax_lbfgs", "adam"),
+    "params.source": conf_files.options("params"),
+    "params.preprocessing": tuple(PREPROCESSINGS),
+    "loss.name": conf_files.options("loss"),
+    "solver.name": conf_files.options("solver"),
     "solver.linesearch": ("none", "zoom", "hager-zhang"),
-    "video.mode": ("independent", "warm_start", "flow"),
+    "video.mode": conf_files.options("video"),
     "video.estimator": ("dis",),
     "video.on_corrupt": ("error", "skip"),
     "video.write": ("clip", "frames", "side_by_side"),
-    "video.codec": ("h264", "h265", "vp9", "av1", "ffv1", "gif", "webp"),
-    "tracking.backend": ("auto", "sqlite", "server", "none"),
+    "video.codec": tuple(CODECS),
+    "tracking.backend": conf_files.options("tracking"),
 }
 # keys that had other names in earlier versions; these still work, see `current_name`
 RENAMED = {
@@ -110,14 +115,10 @@ class SolverConfig:
     learning_rate: float | None
 
     def __post_init__(self) -> None:
-        uses = {
-            "lbfgs": ("history_size", "linesearch", "first_step"),
-            "optax_lbfgs": ("history_size", "linesearch"),
-            "adam": ("learning_rate",),
-        }
         _check_choice("solver.name", self.name)
-        for option in ("history_size", "linesearch", "first_step", "learning_rate"):
-            self._check_use(option, used=option in uses[self.name])
+        uses = conf_files.option("solver", self.name)  # an option that the method has no use for is null there
+        for field in fields(self)[1:]:
+            self._check_use(field.name, used=uses[field.name] is not None)
 
     def _check_use(self, option: str, *, used: bool) -> None:
         value = getattr(self, option)
@@ -125,8 +126,7 @@ class SolverConfig:
             need = "needs a value" if used else "has no meaning there, leave it null"
             raise InputError(f"solver.{option}={value}: with solver={self.name} it {need}")
         if option == "linesearch" and used:
-            searches = CHOICES["solver.linesearch"]
-            _check_choice("solver.linesearch", value, searches[:2] if self.name == "optax_lbfgs" else searches)
+            _check_choice("solver.linesearch", value)
         elif used:
             _check_positive(f"solver.{option}", value)
 
@@ -298,8 +298,8 @@ class RunConfig:
                 _check_between(name, getattr(self, name), 16, 8192)
         if not 0.1 <= self.style_zoom <= 10:
             raise InputError(f"style_zoom={self.style_zoom}: must be from 0.1 to 10")
-        for name in ("content_weight", "style_weight", "tv_weight", "range_weight", "temporal_weight"):
-            _check_weight(name, getattr(self, name))
+        for name, weight in self.loss_weights.items():
+            _check_weight(name, weight)
         if self.content_weight == self.style_weight == 0:
             raise InputError("content_weight and style_weight are both 0: nothing to optimise")
         _check_at_least("steps", self.steps, 1)
@@ -310,6 +310,11 @@ class RunConfig:
             _check_weight(f"style_layer_weight.{layer}", weight)
         if self.style_layer_weights is not None:
             _check_layer_weights(self.style_layer_weights, self.style_layers)
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The weight of each term of the loss by its key, such as `content_weight`."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name.endswith("_weight")}
 
     @property
     def optimized_metrics(self) -> Any:
@@ -353,9 +358,9 @@ def _with_current_names(plain: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def _check_choice(name: str, value: Any, choices: Sequence[str] = ()) -> None:
-    """Refuse a value that is none of `choices`, by default those of `CHOICES`."""
-    choices = choices or CHOICES[name]
+def _check_choice(name: str, value: Any) -> None:
+    """Refuse a value that is none of those in `CHOICES`."""
+    choices = CHOICES[name]
     if value not in choices:
         raise InputError(f"{name}={value}: choose one of {', '.join(choices)}{did_you_mean(value, choices)}")
 

@@ -6,16 +6,10 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
-
+from nst_exp import conf_files
 from nst_exp.config import RunConfig
-
-_PACKAGE = Path(__file__).parent
-# conf/ lies beside the package in a checkout and inside it in a wheel
-CONF = next(folder for folder in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if folder.is_dir())
 
 PICTURE_KEYS = ("content", "style")
 FILE_KEYS = (*PICTURE_KEYS, "params.path")
@@ -25,15 +19,16 @@ LAUNCHERS = ("basic", "batched", "ray_cluster")  # that are there without an ext
 
 def group_options() -> Mapping[str, list[str]]:
     """The names of the options of each group in conf/."""
-    folders = sorted(folder for folder in CONF.iterdir() if folder.is_dir() and folder.name != "hydra")
-    options = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in folders}
+    options = {group: list(conf_files.options(group)) for group in conf_files.groups()}
     return options | {"hydra/launcher": list(LAUNCHERS), "hydra/sweeper": ["basic", "optuna"]}
 
 
 @functools.cache
 def run_keys() -> tuple[str, ...]:
     """The dotted keys of a run's settings."""
-    weights = (read_yaml(file).get("style_layer_weight") or {} for file in sorted((CONF / "network").glob("*.yaml")))
+    weights = (
+        conf_files.option("network", name).get("style_layer_weight") or {} for name in conf_files.options("network")
+    )
     layers = dict.fromkeys(f"style_layer_weight.{layer}" for table in weights for layer in table)
     return (*_fields(RunConfig), *layers)
 
@@ -43,8 +38,8 @@ def hydra_keys() -> tuple[str, ...]:
     """The dotted keys of Hydra's part, those of our launcher and of a search included."""
     from hydra.conf import HydraConf
 
-    launcher = read_yaml(CONF / "hydra" / "launcher" / "batched.yaml")
-    sweeper = read_yaml(CONF / "search" / "optuna.yaml")["hydra"]["sweeper"]
+    launcher = conf_files.option("hydra/launcher", "batched")
+    sweeper = conf_files.option("search", "optuna")["hydra"]["sweeper"]
     parts = _flat({"launcher": launcher, "sweeper": sweeper})
     return tuple(f"hydra.{key}" for key in (*_fields(HydraConf), *parts))
 
@@ -58,11 +53,6 @@ def is_known(key: str) -> bool:
 def all_names() -> tuple[str, ...]:
     """Every key and group, for suggestions."""
     return (*run_keys(), *group_options(), *hydra_keys())
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a file of conf/."""
-    return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
 
 
 def _fields(schema: type) -> Iterator[str]:

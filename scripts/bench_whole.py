@@ -78,7 +78,7 @@ def _article(case: Any, image: np.ndarray, restarts: int) -> Trace:
 
 
 def _ours(case: Any, image: np.ndarray, evaluations: int, history: int, first_step: float) -> Trace:
-    from nst_exp.transfer.solver import Lbfgs
+    from nst_exp.transfer.methods import Lbfgs
     from nst_exp.transfer.stylize import BatchEntry, Progress, Schedule, stylize
 
     images = [jax.numpy.asarray(case.images[name]) for name in ("content", "style")]
@@ -153,8 +153,9 @@ def memory(objective: Any, params: Any, sizes: list[int], lanes: list[int]) -> s
 
 
 def _plan(objective: Any, params: Any, size: int, lanes: int) -> Any:
-    from nst_exp.transfer.objective import LossWeights, Problem, Targets
-    from nst_exp.transfer.solver import Lbfgs, Problems, advance, begin
+    from nst_exp.transfer.methods import Lbfgs
+    from nst_exp.transfer.solver import Problems, advance, begin
+    from nst_exp.transfer.terms import TERMS, LossWeights, Problem, Targets
 
     def arrays(*shape: int, dtype: Any = np.float32) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -164,7 +165,7 @@ def _plan(objective: Any, params: Any, size: int, lanes: int) -> Any:
     targets = Targets(
         jax.eval_shape(objective.content_targets, params, image), jax.eval_shape(objective.style_targets, params, image)
     )
-    weights = LossWeights(*[arrays()] * 2, arrays(len(objective.style_layers)), *[arrays()] * 3)
+    weights = LossWeights(dict.fromkeys(TERMS, arrays()), arrays(len(objective.style_layers)))
     leaves, structure = jax.tree.flatten(Problem(params, targets, weights))
     own = tuple(leaf is weights.style_layers and lanes > 1 for leaf in leaves)  # what lanes differ in
     shared = [leaf for leaf, differs in zip(leaves, own, strict=True) if not differs]

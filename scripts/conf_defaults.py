@@ -16,11 +16,10 @@ def read(name: str) -> dict[str, Any]:
     return found
 
 
-def weights() -> dict[str, float]:
-    """What `objective.loss_weights` takes besides the weights of layers."""
+def weights() -> tuple[dict[str, float], float]:
+    """The weight of each term of the loss, and the scale of the style weight."""
     run, loss = read("run"), read("loss/relative")
-    names = ("content_weight", "style_weight", "tv_weight", "range_weight")
-    return {name: float(run[name]) for name in names} | {"style_scale": float(loss["style_scale"])}
+    return {name: float(run[name]) for name in run if name.endswith("_weight")}, float(loss["style_scale"])
 
 
 def layers(network: str = "vgg16") -> tuple[tuple[str, ...], dict[str, float]]:

@@ -53,8 +53,9 @@ def test_scripts_measure_with_the_defaults_of_conf() -> None:
     """Kind: a number of conf/ that is repeated elsewhere and can differ from it."""
     with initialize_config_dir(str(conf_defaults._CONF), version_base="1.3"):
         config = compose("run")
-    for name, value in conf_defaults.weights().items():
-        assert value == (config.loss.style_scale if name == "style_scale" else config[name])
+    weights, style_scale = conf_defaults.weights()
+    assert weights == {name: config[name] for name in weights}
+    assert style_scale == config.loss.style_scale
     content, style = conf_defaults.layers()
     assert content == (config.content_layer,)
     assert style == {layer: config.style_layer_weight[layer] for layer in config.style_layers}

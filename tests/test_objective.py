@@ -13,7 +13,8 @@ from nst_exp.networks import get_network
 from nst_exp.networks.convolution import convolution
 from nst_exp.networks.winograd import LEAST_CHANNELS, pays
 from nst_exp.params.sources import ParamsSource, load_params
-from nst_exp.transfer.objective import LossWeights, Objective, Problem, Targets, loss_weights
+from nst_exp.transfer.objective import Objective
+from nst_exp.transfer.terms import LossWeights, Problem, Targets
 from nst_exp.types import NetworkParams
 
 CONTENT_LAYERS = ("block4_conv2", "block2_conv1")
@@ -24,9 +25,14 @@ def picture(height: int, width: int, seed: int) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).uniform(size=(1, height, width, 3)).astype(np.float32))
 
 
-def make(loss: str, tmp_path: Path, **changes: float) -> tuple[Objective, Problem]:
+def tiny_objective(loss: str) -> Objective:
     network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
-    objective = Objective(network, CONTENT_LAYERS, tuple(STYLE_LAYERS), loss)
+    return Objective(network, CONTENT_LAYERS, tuple(STYLE_LAYERS), loss)
+
+
+def make(loss: str, tmp_path: Path, **changes: float) -> tuple[Objective, Problem]:
+    objective = tiny_objective(loss)
+    network = objective.network
     loaded = load_params(ParamsSource("random"), network, network.truncated(objective.layers), tmp_path)
     params = jax.device_put(loaded.params)
     targets = targets_of(objective, params, picture(24, 20, 0), picture(18, 30, 1))
@@ -38,8 +44,9 @@ def targets_of(objective: Objective, params: NetworkParams, content: jax.Array, 
 
 
 def weights(loss: str, **changes: float) -> LossWeights:
-    values = {"content_weight": 2.0, "style_weight": 0.5, "style_scale": 10.0, "tv_weight": 3.0, "range_weight": 7.0}
-    return loss_weights(**(values | changes), style_layer_weights=STYLE_LAYERS, normalise=loss == "relative")
+    values = {"content": 2.0, "style": 0.5, "tv": 3.0, "range": 7.0, "temporal": 0.0}
+    settings = {f"{name}_weight": value for name, value in values.items()} | changes
+    return tiny_objective(loss).weights(settings, STYLE_LAYERS, style_scale=10.0)
 
 
 def gram(features: np.ndarray) -> np.ndarray:

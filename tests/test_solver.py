@@ -13,20 +13,10 @@ from scipy.optimize import minimize
 
 from nst_exp.networks import get_network
 from nst_exp.params.sources import ParamsSource, load_params
-from nst_exp.transfer.objective import Objective, Problem, Targets, loss_weights
-from nst_exp.transfer.solver import (
-    CHUNK,
-    Adam,
-    Lbfgs,
-    Loss,
-    Method,
-    OptaxLbfgs,
-    Problems,
-    SolverState,
-    Trace,
-    advance,
-    begin,
-)
+from nst_exp.transfer.methods import Adam, Lbfgs, Method, OptaxLbfgs
+from nst_exp.transfer.objective import Objective
+from nst_exp.transfer.solver import CHUNK, Loss, Problems, SolverState, Trace, advance, begin
+from nst_exp.transfer.terms import Problem, Targets
 
 METHODS = {
     "lbfgs": Lbfgs(history_size=10, linesearch="none", first_step=0.02),
@@ -148,15 +138,9 @@ def test_weights_are_traced(tmp_path: Path) -> None:
 
     def solve(style_layers: dict[str, float], content_weight: float, steps: int) -> None:
         objective = Objective(network, ("block2_conv1",), tuple(style_layers), "relative")
-        weights = loss_weights(
-            content_weight=content_weight,
-            style_weight=0.1,
-            style_scale=300.0,
-            style_layer_weights=style_layers,
-            tv_weight=0.0,
-            range_weight=0.0,
-            normalise=True,
-        )
+        settings = {"content": content_weight, "style": 0.1, "tv": 0.0, "range": 0.0, "temporal": 0.0}
+        named = {f"{name}_weight": weight for name, weight in settings.items()}
+        weights = objective.weights(named, style_layers, 300.0)
         targets = Targets(objective.content_targets(params, image), objective.style_targets(params, image[:, ::-1]))
         problem = Problem(params, targets, weights)
         run(objective, METHODS["lbfgs"], problem, image, steps)

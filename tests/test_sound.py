@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from command import OUT, Outcome, run_in_process
 
+from nst_exp.media.codecs import CODECS
 from nst_exp.media.sound import plan_sound
 from nst_exp.media.video import Clip, probe, read_frames
-from nst_exp.media.video_writer import CODECS, write_clip
+from nst_exp.media.video_writer import write_clip
 
 RATE = Fraction(25)
 PACKET = 0.03  # s; no packet of the codecs here lasts longer

@@ -13,8 +13,9 @@ from nst_exp.networks import get_network
 from nst_exp.outcome import Outcome
 from nst_exp.params.sources import ParamsSource, load_params
 from nst_exp.transfer.colour import recoloured
-from nst_exp.transfer.objective import LossWeights, Objective, loss_weights
-from nst_exp.transfer.solver import Lbfgs, advance
+from nst_exp.transfer.methods import Lbfgs
+from nst_exp.transfer.objective import Objective
+from nst_exp.transfer.solver import advance
 from nst_exp.transfer.stylize import (
     BatchEntry,
     Progress,
@@ -25,6 +26,7 @@ from nst_exp.transfer.stylize import (
     coarse_to_fine,
     stylize,
 )
+from nst_exp.transfer.terms import LossWeights
 
 
 def test_scales_are_steps_of_square_root_two() -> None:
@@ -47,25 +49,26 @@ def test_stop_looks_at_relative_improvement() -> None:
     assert not Stop(improvement=0.0, window=2).reached([1.0, 1.0, 1.0, 1.0])
 
 
+OBJECTIVE = Objective(
+    get_network("tiny", pooling="average", padding="replicate", precision="float32"),
+    ("block2_conv1",),
+    ("block1_conv1", "block2_conv2"),
+    "relative",
+)
+
+
 def weights(content_weight: float = 1.0) -> LossWeights:
-    return loss_weights(
-        content_weight=content_weight,
-        style_weight=0.1,
-        style_scale=300.0,
-        style_layer_weights={"block1_conv1": 1.0, "block2_conv2": 1.0},
-        tv_weight=0.0,
-        range_weight=1000.0,
-        normalise=True,
-    )
+    settings = {"content": content_weight, "style": 0.1, "tv": 0.0, "range": 1000.0, "temporal": 0.0}
+    table = dict.fromkeys(OBJECTIVE.style_layers, 1.0)
+    return OBJECTIVE.weights({f"{name}_weight": weight for name, weight in settings.items()}, table, 300.0)
 
 
 def solve_entries(
     tmp_path: Path, schedule: Schedule, seen: list[Progress], entries: Sequence[BatchEntry]
 ) -> list[Outcome[Solution]]:
-    network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
-    objective = Objective(network, ("block2_conv1",), ("block1_conv1", "block2_conv2"), "relative")
+    network = OBJECTIVE.network
     params = jax.device_put(load_params(ParamsSource("random"), network, network.layers, tmp_path).params)
-    return stylize(objective, Lbfgs(10, "none", 0.02), params, entries, schedule, seen.append)
+    return stylize(OBJECTIVE, Lbfgs(10, "none", 0.02), params, entries, schedule, seen.append)
 
 
 CONTENT, STYLE = (

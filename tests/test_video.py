@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from nst_exp.errors import InputError
+from nst_exp.media.codecs import CODECS
 from nst_exp.media.kind import kind_of
+from nst_exp.media.sizes import fitted_size
 from nst_exp.media.video import Clip, Cut, probe, read_frames
-from nst_exp.media.video_writer import CODECS, fitted_size, write_clip
+from nst_exp.media.video_writer import write_clip
 
 VARIABLE = [0, 1001, 2002, 5005, 6006, 10010]
 

@@ -15,9 +15,10 @@ from command import run_in_process
 from PIL import Image
 
 from nst_exp.errors import InputError
+from nst_exp.media.codecs import CODECS
 from nst_exp.media.timing import ending_of
 from nst_exp.media.video import Cut, probe, read_frames
-from nst_exp.media.video_writer import CODECS, check_writable, write_clip
+from nst_exp.media.video_writer import check_writable, write_clip
 
 
 def shown_ms(path: Path) -> list[int]:

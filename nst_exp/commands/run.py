@@ -27,12 +27,12 @@ from nst_exp.commands import completion, usage
 from nst_exp.commands.arguments import UsageError, parse
 from nst_exp.commands.overrides import prepared
 from nst_exp.commands.process import prepare_process
+from nst_exp.conf_files import CONF
 from nst_exp.config import RunConfig
 from nst_exp.devices import keep_compiled_code
 from nst_exp.errors import InputError
 from nst_exp.explanations import one_line
 from nst_exp.files import cache_folder
-from nst_exp.keys import CONF
 from nst_exp.signals import BROKEN_PIPE, drop_output, exit_interrupted, flushed_output
 from nst_exp.sweeps import job
 from nst_exp.sweeps.search import returned

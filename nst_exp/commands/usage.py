@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nst_exp import __version__
-from nst_exp.keys import COMMANDS, CONF, group_options
+from nst_exp.conf_files import CONF
+from nst_exp.keys import COMMANDS, group_options
 from nst_exp.versions import installed_version
 
 _HEAD = """\

@@ -18,6 +18,7 @@ from cachetools import LRUCache
 
 from nst_exp.evaluation import metrics
 from nst_exp.media.image import from_uint8, read_image
+from nst_exp.media.sizes import fitted_size
 from nst_exp.memory import remembered
 from nst_exp.networks import get_network
 from nst_exp.params.sources import ParamsSource, load_lpips_weights, load_params
@@ -104,7 +105,6 @@ def _photograph(pair: Pair) -> Image:
     """The photograph, or the source's frame in its place, at the evaluator's size."""
     if pair.frame is not None:
         from nst_exp.media.frame_conversion import resize
-        from nst_exp.media.video_writer import fitted_size
 
         height, width, _ = pair.frame.shape
         size = fitted_size((width, height), metrics.EVALUATOR_SIZE, pair.aspect, even=False)

@@ -6,7 +6,6 @@ This module must stay quick to import: inputs are checked before JAX is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,33 +15,10 @@ import numpy as np
 from PIL import GifImagePlugin
 from PIL import Image as PillowImage
 
+from nst_exp.media.codecs import Codec
 from nst_exp.media.frame_conversion import Levels
 
-_WEBP_ENCODER, _WEBP_OPTIONS = "libwebp_anim", {"lossless": "0", "quality": "90"}
 _MOST_TICKS = 65535  # that a GIF can show a picture for; it is repeated for the rest
-
-
-@dataclass(frozen=True)
-class AnimationFormat:
-    """What an animation's format can hold.
-
-    Attributes:
-        tick: s, how finely it counts time.
-        least: ticks, the least that browsers show for as long as the file says, and not for 100 ms.
-        most_px: px, of either side.
-        encoder: FFmpeg's name of it; empty where Pillow is used.
-    """
-
-    tick: Fraction
-    least: int
-    most_px: int
-    encoder: str = ""
-
-
-ANIMATIONS = {
-    ".gif": AnimationFormat(Fraction(1, 100), 2, 65535),
-    ".webp": AnimationFormat(Fraction(1, 1000), 11, 16383, _WEBP_ENCODER),
-}
 
 
 class _Picture(NamedTuple):
@@ -54,12 +30,12 @@ class _Picture(NamedTuple):
 
 
 def write_animation(
-    path: Path, suffix: str, frames: Iterator[tuple[int, Levels]], *, time_base: Fraction, usual: int, end: int | None
+    path: Path, codec: Codec, frames: Iterator[tuple[int, Levels]], *, time_base: Fraction, usual: int, end: int | None
 ) -> None:
     """Write an animation that begins at 0 and is repeated for ever.
 
     Args:
-        suffix: a key of `ANIMATIONS`.
+        codec: of an animation.
         frames: at least one: time stamps in units of `time_base`, rising, and levels of one size.
         usual: how long a frame is shown, in units of `time_base`.
         end: when the last frame ends, in units of `time_base`; None: after the usual time.
@@ -67,9 +43,13 @@ def write_animation(
     Raises:
         OSError, av.error.FFmpegError: if the file cannot be written.
     """
-    format_ = ANIMATIONS[suffix]
+    format_ = codec.animation
+    assert format_ is not None
     pictures = _shown(_in_ticks(frames, time_base / format_.tick, usual, end), format_.least)
-    (_write_webp if format_.encoder else _write_gif)(path, pictures)
+    if codec.encoder:
+        _write_encoded(path, codec, format_.tick, pictures)
+    else:
+        _write_gif(path, pictures)
 
 
 def _in_ticks(
@@ -107,22 +87,24 @@ def _shown(frames: Iterable[tuple[int, Levels | None]], least: int) -> Iterator[
             waiting = begin, levels
 
 
-def _write_webp(path: Path, pictures: Iterable[_Picture]) -> None:
-    with av.open(str(path), "w", format="webp", options={"loop": "0"}) as output:
+def _write_encoded(path: Path, codec: Codec, tick: Fraction, pictures: Iterable[_Picture]) -> None:
+    """Write with FFmpeg's encoder for the format."""
+    with av.open(str(path), "w", format=codec.suffix.removeprefix("."), options={"loop": "0"}) as output:
         video: Any = None
         end = 0
         for picture in pictures:
             if video is None:
-                video = output.add_stream(_WEBP_ENCODER, rate=1000, options=_WEBP_OPTIONS)
+                video = output.add_stream(codec.encoder, rate=1 / tick, options=dict(codec.options))
                 video.height, video.width, _ = picture.levels.shape
-                video.pix_fmt, video.codec_context.time_base = "bgra", Fraction(1, 1000)
+                video.pix_fmt, video.codec_context.time_base = codec.pixels, tick
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture.levels), format="rgb24")
-            frame = frame.reformat(format="bgra")
-            frame.pts, frame.duration, frame.time_base = picture.begin, picture.ticks, Fraction(1, 1000)
+            frame = frame.reformat(format=codec.pixels)
+            frame.pts, frame.duration, frame.time_base = picture.begin, picture.ticks, tick
             output.mux(video.encode(frame))
             end = picture.begin + picture.ticks
         output.mux(video.encode(None))
-    _end_at(path, end)
+    if codec.suffix == ".webp":
+        _end_at(path, end)
 
 
 def _end_at(path: Path, end: int) -> None:

@@ -31,11 +31,11 @@ from PIL.PngImagePlugin import PngInfo
 from nst_exp.errors import InputError
 from nst_exp.files import home_expanded, write_atomically
 from nst_exp.media.pages import CameraRawError, is_camera_raw, read_pages
+from nst_exp.media.sizes import scaled_size
 
 Pixels = npt.NDArray[np.float32]
 Box = tuple[float, float, float, float]
 
-ASPECTS = ("keep", "stretch")
 # Decoding takes 4 bytes a pixel, 9 at worst (measured): 200 megapixels stay below 2 GB. The largest cameras
 # on sale make 150.
 MAX_MEGAPIXELS = 200
@@ -86,7 +86,7 @@ def read_image(path: Path, *, size: int, aspect: str, smallest_side: int | None,
 
     Args:
         size: px, of the longest side (`aspect="keep"`) or of both (`aspect="stretch"`).
-        aspect: one of `ASPECTS`.
+        aspect: one of `sizes.ASPECTS`.
         smallest_side: px, the least height and width, of the file and after resizing. None takes any shape: a side that
             would come out thinner than 2 px is made 2 px.
         name: the config key that `path` came from, for messages.
@@ -309,12 +309,8 @@ def _check_jpeg_end(file: io.BufferedReader) -> None:
 
 def _target_size(stored: tuple[int, int], size: int, aspect: str) -> tuple[int, int]:
     """(width, height) in px after resizing; a side may come out as 0."""
-    if aspect not in ASPECTS:
-        raise InputError(f"aspect={aspect!r}: choose among {', '.join(ASPECTS)}")
-    if aspect == "stretch":
-        return size, size
-    width, height = (round(side * size / max(stored)) for side in stored)
-    return width, height
+    width, height = scaled_size(stored, size, aspect)
+    return round(width), round(height)
 
 
 def _check_sides(stored: tuple[int, int], target: tuple[int, int], size: int, smallest_side: int, subject: str) -> None:

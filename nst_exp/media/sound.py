@@ -18,6 +18,7 @@ from typing import Any
 import av
 import av.error
 
+from nst_exp.media.codecs import WITH_ANY_SOUND
 from nst_exp.media.video import Clip
 
 FORMATS = {".mp4": "mp4", ".webm": "webm", ".mkv": "matroska"}
@@ -84,7 +85,7 @@ def plan_sound(clip: Clip, suffix: str) -> SoundPlan:
         return SoundPlan(suffix)
     with contextlib.suppress(*_ERRORS, OSError):
         samples = _samples(clip)
-        for container in dict.fromkeys((suffix, ".mkv")):
+        for container in dict.fromkeys((suffix, WITH_ANY_SOUND)):
             plans = [_copied(sample, container) for sample in samples]
             if all(track or not sample.decoded for track, sample in zip(plans, samples, strict=True)) and any(plans):
                 return _plan(container, samples, plans)

@@ -10,7 +10,6 @@ import itertools
 import os
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -21,72 +20,11 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from nst_exp.errors import InputError
-from nst_exp.media.animation_writer import ANIMATIONS, write_animation
+from nst_exp.media.animation_writer import write_animation
+from nst_exp.media.codecs import CODECS, Codec
 from nst_exp.media.frame_conversion import Levels
-from nst_exp.media.image import ASPECTS
 from nst_exp.media.sound import FORMATS, Sound, SoundPlan, plan_sound
 from nst_exp.media.video import Clip
-
-
-@dataclass(frozen=True)
-class Codec:
-    """How a clip is written.
-
-    Attributes:
-        encoder: FFmpeg's name of it; empty where Pillow is used.
-        suffix: of the file, which says its container.
-        pixels: FFmpeg's pixel format.
-        options: of the encoder.
-        even: whether both sides must be even.
-        least: px, of either side.
-        tag: how the container names the codec, where its usual name is not the one that all players know.
-    """
-
-    encoder: str
-    suffix: str
-    pixels: str
-    options: tuple[tuple[str, str], ...] = ()
-    even: bool = False
-    least: int = 2
-    tag: str = ""
-
-    @property
-    def animation(self) -> bool:
-        """Whether it is an animation, which has no sound."""
-        return self.suffix in ANIMATIONS
-
-
-CODECS = {
-    # x265 writes where it should not below its block size of 64 px
-    # CRF: of equal quality to the eye in each codec's own scale, visually close to lossless for painted texture
-    # x264's macroblock trees differ from one time to the next on CPUs with AVX-512
-    "h264": Codec(
-        "libx264", ".mp4", "yuv420p", (("crf", "16"), ("preset", "medium"), ("x264-params", "mbtree=0")), even=True
-    ),
-    "h265": Codec(
-        "libx265",
-        ".mp4",
-        "yuv420p",
-        (("crf", "18"), ("x265-params", "log-level=none")),
-        even=True,
-        least=64,
-        tag="hvc1",
-    ),
-    "vp9": Codec("libvpx-vp9", ".webm", "yuv420p", (("crf", "24"), ("b", "0"), ("row-mt", "1")), even=True),
-    "av1": Codec("libsvtav1", ".mp4", "yuv420p", (("crf", "24"), ("preset", "8")), even=True),
-    "ffv1": Codec("ffv1", ".mkv", "bgr0", (("level", "3"),)),  # lossless
-    "gif": Codec("", ".gif", "rgb24"),
-    "webp": Codec(ANIMATIONS[".webp"].encoder, ".webp", "bgra"),
-}
-
-
-def fitted_size(stored: tuple[int, int], size: int, aspect: str, *, even: bool) -> tuple[int, int]:
-    """(width, height) in px: the longer side `size` (`aspect="keep"`) or both, rounded to even if need be."""
-    if aspect not in ASPECTS:
-        raise InputError(f"aspect={aspect!r}: choose among {', '.join(ASPECTS)}")
-    width, height = (size, size) if aspect == "stretch" else (side * size / max(stored) for side in stored)
-    step = 2 if even else 1
-    return max(step, step * round(width / step)), max(step, step * round(height / step))
 
 
 def check_writable(codec: str, size: tuple[int, int]) -> None:
@@ -96,11 +34,12 @@ def check_writable(codec: str, size: tuple[int, int]) -> None:
         InputError: naming the codec.
     """
     choice = CODECS[codec]
-    if choice.animation and max(size) > ANIMATIONS[choice.suffix].most_px:
-        most = f"at most {ANIMATIONS[choice.suffix].most_px} px are possible"
-        raise InputError(f"video.codec={codec}: pictures of {size[0]}x{size[1]} px, {most}")
-    if not choice.encoder:
-        return
+    if choice.animation:
+        if max(size) > choice.animation.most_px:
+            most = f"at most {choice.animation.most_px} px are possible"
+            raise InputError(f"video.codec={codec}: pictures of {size[0]}x{size[1]} px, {most}")
+        if not choice.encoder:
+            return
     try:
         context: Any = av.CodecContext.create(choice.encoder, "w")
     except (av.error.FFmpegError, ValueError) as error:
@@ -142,7 +81,7 @@ def write_clip(
         if codec.animation:
             usual = round(1 / (rate * time_base))
             _, every = _first_and_all(frames)
-            write_animation(temporary, codec.suffix, every, time_base=time_base, usual=usual, end=end)
+            write_animation(temporary, codec, every, time_base=time_base, usual=usual, end=end)
         else:
             _write_video(temporary, frames, codec, time_base, rate, end, sound_of, sound_to_end=sound_to_end)
         os.replace(temporary, path)

@@ -4,30 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from nst_exp.errors import InputError
 from nst_exp.networks import Network
+from nst_exp.params.pixels import PREPROCESSINGS
 from nst_exp.params.readers import FileFormat, metadata_of
 from nst_exp.types import LayerParams, NetworkParams, Preprocessing
-
-PREPROCESSINGS: dict[str, dict[str, Any]] = {
-    "torchvision": {
-        "mean": (0.485, 0.456, 0.406),
-        "std": (0.229, 0.224, 0.225),
-        "value_range": 1.0,
-        "channel_order": "rgb",
-    },
-    "keras": {  # as Caffe
-        "mean": (103.939, 116.779, 123.68),
-        "std": (1.0, 1.0, 1.0),
-        "value_range": 255.0,
-        "channel_order": "bgr",
-    },
-    "inception": {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5), "value_range": 1.0, "channel_order": "rgb"},
-}
 
 
 def params_of(arrays: Mapping[str, np.ndarray], preprocessing: str) -> NetworkParams:
@@ -36,11 +21,13 @@ def params_of(arrays: Mapping[str, np.ndarray], preprocessing: str) -> NetworkPa
     for name, array in arrays.items():
         layer, kind = name.split("/")
         layers.setdefault(layer, {})[kind] = array
-    values = dict(PREPROCESSINGS[preprocessing])
-    mean, std = (np.asarray(values.pop(key), np.float32) for key in ("mean", "std"))
+    pixels = PREPROCESSINGS[preprocessing]
+    mean, std = np.asarray(pixels.mean, np.float32), np.asarray(pixels.std, np.float32)
     # Keras' params come from Caffe, and with its pixels their residual networks have its strides
     strided_first = preprocessing == "keras"
-    return NetworkParams(cast(LayerParams, layers), Preprocessing(mean, std, **values), strided_first)
+    return NetworkParams(
+        cast(LayerParams, layers), Preprocessing(mean, std, pixels.value_range, pixels.channel_order), strided_first
+    )
 
 
 def preprocessing_name(asked: str | None, file_format: FileFormat, path: Path, network: Network) -> str:

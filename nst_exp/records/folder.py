@@ -23,6 +23,7 @@ import yaml
 from nst_exp.config import current_name
 from nst_exp.errors import InputError
 from nst_exp.files import TEMPORARY, digest, read_json, write_atomically, write_json
+from nst_exp.media.codecs import SUFFIXES
 from nst_exp.records.result import Result
 
 # Raise it when a change of code alters pictures or measures: earlier results then no longer count as done.
@@ -40,7 +41,6 @@ _RECORD = "record.json"
 _FAILURE = "failure.json"
 _TRACKED = "mlflow.json"
 _OWN_FILES = (RESULT, CONFIG, PICTURE, TRACE, _RECORD, _FAILURE, _TRACKED)
-_VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".gif", ".webp")  # of media.video.CODECS and their containers
 _HYDRA_FILES = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "run.log")
 
 Table = Mapping[str, npt.NDArray[Any]]
@@ -208,7 +208,7 @@ class RunFolder:
 
     def _written_files(self) -> list[Path]:
         """The files that a run may write, whether they exist or not; `result.json` first."""
-        videos = [f"{name}{suffix}" for name in (CLIP, SIDE_BY_SIDE) for suffix in _VIDEO_SUFFIXES]
+        videos = [f"{name}{suffix}" for name in (CLIP, SIDE_BY_SIDE) for suffix in SUFFIXES]
         return [self.path / name for name in (*_OWN_FILES, *videos)]
 
     @property

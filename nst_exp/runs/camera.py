@@ -23,9 +23,10 @@ from nst_exp.errors import InputError
 from nst_exp.evaluation.evaluator import Pair, measure
 from nst_exp.files import cache_folder
 from nst_exp.media.camera import Camera, Snapshot
+from nst_exp.media.codecs import CODECS
 from nst_exp.media.frame_conversion import resize
 from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_levels
-from nst_exp.media.video_writer import CODECS, write_clip
+from nst_exp.media.video_writer import write_clip
 from nst_exp.memory import peak_mb, reset_peak
 from nst_exp.motion.flow_cache import Flows
 from nst_exp.motion.propagation import PreviousFrame

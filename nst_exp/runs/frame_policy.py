@@ -13,8 +13,8 @@ from nst_exp.media.frame_conversion import Levels
 from nst_exp.media.image import from_uint8
 from nst_exp.motion.flow_cache import Flows
 from nst_exp.motion.propagation import PreviousFrame, Propagated, blended, propagate
-from nst_exp.transfer.objective import Anchor
 from nst_exp.transfer.stylize import BatchEntry
+from nst_exp.transfer.terms import Anchor
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import jax
@@ -20,12 +20,11 @@ from nst_exp.memory import remembered
 from nst_exp.networks import Network
 from nst_exp.params.sources import ParamsSource, load_params
 from nst_exp.runs.plan import Plan, params_source
-from nst_exp.transfer.objective import LossWeights, Objective, loss_weights
-from nst_exp.transfer.solver import Adam, Lbfgs, Method, OptaxLbfgs
+from nst_exp.transfer.methods import METHODS, Method
+from nst_exp.transfer.objective import Objective
 from nst_exp.transfer.stylize import Schedule, Stop, coarse_to_fine
+from nst_exp.transfer.terms import LossWeights
 from nst_exp.types import Image, NetworkParams, StyleImage
-
-_METHODS: dict[str, Callable[..., Method]] = {"lbfgs": Lbfgs, "optax_lbfgs": OptaxLbfgs, "adam": Adam}
 
 _REMEMBERED_BYTES = 256e6  # of pictures on the device: 80 of 512 px
 _LEAST_SIDE = 16  # px; the shortest side that a picture may have
@@ -55,16 +54,8 @@ def load(plan: Plan) -> Inputs:
         InputError: if one of them cannot be read, or is too small.
     """
     config = plan.config
-    weights = loss_weights(
-        content_weight=config.content_weight,
-        style_weight=config.style_weight,
-        style_scale=config.loss.style_scale * (config.network.style_scale or 1.0),
-        style_layer_weights=plan.style_layer_weights,
-        tv_weight=config.tv_weight,
-        range_weight=config.range_weight,
-        temporal_weight=config.temporal_weight,
-        normalise=config.loss.name == "relative",
-    )
+    style_scale = config.loss.style_scale * (config.network.style_scale or 1.0)
+    weights = plan.objective.weights(config.loss_weights, plan.style_layer_weights, style_scale)
     least = _least_side(plan.objective)
     style_size = round(config.size * config.style_zoom)
     style_image = _picture("style", plan.hashes["style"], plan.files["style"], style_size, config.aspect, least)
@@ -148,7 +139,7 @@ class SolverSetup:
 def solver_method(solver: SolverConfig) -> Method:
     """The solver's method; the configuration has checked that its options are those the method has."""
     options = dataclasses.asdict(solver)
-    method = _METHODS[options.pop("name")]
+    method = METHODS[options.pop("name")]
     return method(**{name: value for name, value in options.items() if value is not None})
 
 

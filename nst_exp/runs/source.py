@@ -11,8 +11,10 @@ import jax.numpy as jnp
 
 from nst_exp.config import RunConfig
 from nst_exp.errors import InputError
+from nst_exp.media.codecs import CODECS
 from nst_exp.media.image import from_uint8
 from nst_exp.media.kind import kind_of
+from nst_exp.media.sizes import fitted_size
 from nst_exp.types import Image
 
 if TYPE_CHECKING:  # pictures need none of what reads video
@@ -141,14 +143,12 @@ def cut_of(config: RunConfig) -> Cut:
 
 
 def _fitted(stored: tuple[int, int], config: RunConfig, *, encoded: bool) -> tuple[int, int]:
-    from nst_exp.media.video_writer import CODECS, fitted_size
-
     return fitted_size(stored, config.size, config.aspect, even=encoded and CODECS[config.video.codec].even)
 
 
 def _check_frame_size(named: str, config: RunConfig, size: tuple[int, int], sides: int, least: int) -> None:
     """Refuse frames that are too small, or that the codec cannot write with `sides` of them in a row."""
-    from nst_exp.media.video_writer import CODECS, check_writable
+    from nst_exp.media.video_writer import check_writable
 
     codec, frames = config.video.codec, f"{size[0]}x{size[1]} px"
     if min(size) < least:

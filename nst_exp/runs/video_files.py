@@ -19,12 +19,13 @@ from nst_exp.errors import InputError
 from nst_exp.evaluation.evaluator import Pair, measure
 from nst_exp.evaluation.temporal import FramePair, Steadiness
 from nst_exp.files import cache_folder
+from nst_exp.media.codecs import CODECS
 from nst_exp.media.frame_conversion import resize
 from nst_exp.media.image import from_uint8, sha256_of, write_levels
 from nst_exp.media.sound import plan_sound
 from nst_exp.media.timing import Ending, ending_of
 from nst_exp.media.video import Clip, Frame, read_frames
-from nst_exp.media.video_writer import CODECS, suffix_with_sound, write_clip
+from nst_exp.media.video_writer import suffix_with_sound, write_clip
 from nst_exp.memory import peak_mb
 from nst_exp.motion.flow import estimator_version, hidden, motion_edges, still
 from nst_exp.motion.flow_cache import Flows

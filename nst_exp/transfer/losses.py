@@ -6,7 +6,9 @@ Each distance comes in two normalisations: `mean_squared_error`, the raw loss of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +66,24 @@ def relative_error(values: Float[Array, "*shape"], target: Float[Array, "*shape"
     """
     size, silent = jnp.sum(jnp.square(target)), target.size * SILENT**2
     return jnp.sum(jnp.square(values - target)) / jnp.where(size > silent, size, target.size)
+
+
+class Distance(NamedTuple):
+    """How far features are from their target.
+
+    Attributes:
+        between: the distance of values from a target of the same shape.
+        normalise_layers: whether the weights of style layers are divided by their sum.
+    """
+
+    between: Callable[[Array, Array], Scalar]
+    normalise_layers: bool
+
+
+DISTANCES = {
+    "relative": Distance(relative_error, normalise_layers=True),
+    "article": Distance(mean_squared_error, normalise_layers=False),
+}
 
 
 def total_variation(image: Image) -> Scalar:

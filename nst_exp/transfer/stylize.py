@@ -23,8 +23,10 @@ from nst_exp.errors import InputError
 from nst_exp.memory import free_bytes
 from nst_exp.outcome import Outcome
 from nst_exp.transfer.colour import recoloured
-from nst_exp.transfer.objective import Anchor, LossWeights, Objective, Problem, Targets
-from nst_exp.transfer.solver import CHUNK, Method, Problems, SolverState, Trace, advance, begin, spare_entries
+from nst_exp.transfer.methods import Method
+from nst_exp.transfer.objective import Objective
+from nst_exp.transfer.solver import CHUNK, Problems, SolverState, Trace, advance, begin, spare_entries
+from nst_exp.transfer.terms import Anchor, LossWeights, Problem, Targets
 from nst_exp.types import AnyImage, FeatureMaps, GramMatrices, Image, NetworkParams, StyleImage
 
 # Feature maps held at once, over those of one forward pass; XLA's plans for VGG-16 on a CPU have 2.2 to 2.4

@@ -22,6 +22,7 @@ from seeded import sample_indices, seeded_picture, seeded_tensor
 
 from nst_exp.networks import ARCHITECTURES, Network
 from nst_exp.params.sources import ParamsSource, load_params
+from nst_exp.params.tensor_names import tensor_names
 from nst_exp.types import Image, NetworkParams, Scalar
 
 STORED = json.loads((Path(__file__).parent / "data" / "networks_reference.json").read_text())
@@ -53,9 +54,9 @@ def chosen() -> list[Any]:
 
 def seeded_params(network: Network, library: str, layers: tuple[str, ...], folder: Path) -> NetworkParams:
     """Params of `layers` through a file as `library` names them."""
-    file_names = network.keras_names if library == "keras" else network.torch_names
+    torch_names = tensor_names(network).torch
+    file_names = tensor_names(network).keras if library == "keras" else torch_names
     tensors: dict[str, np.ndarray] = {}
-    torch_names = network.torch_names
     for convolution, shape in network.kernels(layers).items():
         (name, norm), (file_name, file_norm) = torch_names[convolution], file_names[convolution]
         tensors[f"{file_name}.weight"] = seeded_tensor(f"{name}.weight", (*shape[:1:-1], *shape[:2]))

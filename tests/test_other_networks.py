@@ -22,6 +22,7 @@ from nst_exp.networks import ARCHITECTURES, Network, get_network
 from nst_exp.networks.blocks import Options
 from nst_exp.params import files as params_files
 from nst_exp.params.sources import LoadedParams, ParamsSource, load_params
+from nst_exp.params.tensor_names import tensor_names
 
 CONF = Path(__file__).parents[1] / "conf" / "network"
 RESNET = ARCHITECTURES["resnet50"]
@@ -127,7 +128,7 @@ def test_no_download_is_known_of_inception_v4(tmp_path: Path) -> None:
 
 def torch_tensors(network: Network, layers: tuple[str, ...]) -> files.Arrays:
     tensors: files.Arrays = {}
-    names = network.torch_names
+    names = tensor_names(network).torch
     for convolution, shape in network.kernels(layers).items():
         name, norm = names[convolution]
         tensors[f"{name}.weight"] = seeded_tensor(f"{name}.weight", (*shape[:1:-1], *shape[:2]))

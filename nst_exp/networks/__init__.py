@@ -4,7 +4,7 @@ from nst_exp.errors import InputError
 from nst_exp.networks.alexnet import ALEXNET
 from nst_exp.networks.googlenet import GOOGLENET
 from nst_exp.networks.inception_v4 import INCEPTION_V4
-from nst_exp.networks.network import FileNames, Network
+from nst_exp.networks.network import Network
 from nst_exp.networks.resnet import RESNET50, RESNET101
 from nst_exp.networks.vgg import TINY, VGG16, VGG19
 from nst_exp.suggestions import did_you_mean
@@ -35,4 +35,4 @@ def get_network(name: str, *, pooling: str, padding: str, precision: str, smooth
     return network.configured(pooling=pooling, padding=padding, precision=precision, smoothing=smoothing)
 
 
-__all__ = ["ARCHITECTURES", "FileNames", "Network", "get_network"]
+__all__ = ["ARCHITECTURES", "Network", "get_network"]

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nst_exp.networks.blocks import Chain, Conv, Pool, Table
-from nst_exp.networks.network import FileNames, Network
+from nst_exp.networks.network import Network
 
-_TORCH_INDICES = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
+TORCH_INDICES = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,7 @@ class AlexNet(Network):
     @property
     def aliases(self) -> Mapping[str, str]:
         literature = {name.replace("conv", "relu"): name for name in self.layers}
-        return literature | {f"features.{index + 1}": name for name, index in _TORCH_INDICES.items()}
-
-    @property
-    def torch_names(self) -> Mapping[str, FileNames]:
-        return {name: FileNames(f"features.{index}") for name, index in _TORCH_INDICES.items()}
-
-    @property
-    def lpips_name(self) -> str | None:
-        return "AlexNet_0"
+        return literature | {f"features.{index + 1}": name for name, index in TORCH_INDICES.items()}
 
 
 ALEXNET = AlexNet("alexnet")

@@ -2,7 +2,7 @@
 
 A block is a plain description. It says which kernels it needs and how long a side comes out of it, and
 computes when it is called inside a flax module, which hands it the params by name. A convolution is one with
-a bias: batch normalisation is folded into both when params are read (`weights`).
+a bias: batch normalisation is folded into both when params are read (`params.checks`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nst_exp.networks.blocks import Block, Chain, Concat, Conv, Pool, Table
-from nst_exp.networks.network import FileNames, Network
+from nst_exp.networks.network import Network
 
 _INCEPTIONS = {
     # channels: of the 1 x 1; before and in the 3 x 3; before and in the "5 x 5"; behind the pool
@@ -48,17 +48,6 @@ class GoogLeNet(Network):
     def aliases(self) -> Mapping[str, str]:
         names = {f"{word}{name[-2:]}": name for name in _INCEPTIONS for word in ("inception_", "mixed")}
         return names | {"conv2d0": "conv1", "conv2d1": "conv2", "conv2d2": "conv3"}
-
-    @property
-    def torch_names(self) -> Mapping[str, FileNames]:
-        return {name: FileNames(f"{name}.conv", f"{name}.bn") for name in self.kernels(self.layers)}
-
-    @property
-    def preprocessing(self) -> str:
-        return "inception"
-
-    def norm_epsilon(self, library: str) -> float | None:
-        return 1e-3
 
 
 def _inception(name: str, one: int, before_three: int, three: int, before_five: int, five: int, pooled: int) -> Concat:

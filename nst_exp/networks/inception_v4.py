@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nst_exp.networks.blocks import Block, Chain, Concat, Conv, Pool, Table
-from nst_exp.networks.network import FileNames, Network
+from nst_exp.networks.network import Network
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,6 @@ class InceptionV4(Network):
     @property
     def aliases(self) -> Mapping[str, str]:
         return {f"features.{index}": layer for index, layer in enumerate(self.layers)}
-
-    @property
-    def torch_names(self) -> Mapping[str, FileNames]:
-        names, layers = {}, self.layers
-        for convolution in self.kernels(layers):
-            layer, dot, rest = convolution.partition(".")
-            name = f"features.{layers.index(layer)}{dot}{rest}"
-            names[convolution] = FileNames(f"{name}.conv", f"{name}.bn")
-        return names
-
-    @property
-    def preprocessing(self) -> str:
-        return "inception"
-
-    def norm_epsilon(self, library: str) -> float | None:
-        return 1e-3
 
 
 def _same(name: str, channels: int, *kernel: int) -> Conv:

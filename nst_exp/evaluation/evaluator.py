@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from cachetools import LRUCache
 
+from nst_exp.config import EVALUATORS
 from nst_exp.evaluation import metrics
 from nst_exp.media.image import from_uint8, read_image
 from nst_exp.media.sizes import fitted_size
@@ -24,7 +25,6 @@ from nst_exp.networks import get_network
 from nst_exp.params.sources import ParamsSource, load_lpips_weights, load_params
 from nst_exp.types import Image, LayerParams, Learnt
 
-_SOURCES = {"vgg16": "bundled", "tiny": "random"}  # of the params of each evaluator
 _REMEMBERED_BYTES = 256e6  # of descriptions of photographs and paintings: about 22 MB a photograph of 256 px
 _PAINTINGS_BYTES = 64e6  # of paintings at the sizes of runs, which are needed once a frame
 
@@ -70,7 +70,7 @@ def measure(name: str, pair: Pair, content_image: Image, pastiche: Image, cache:
 def _evaluator(name: str, cache: Path) -> metrics.Evaluator:
     network = get_network(name, pooling="max", padding="zeros", precision="float32")
     layers = network.truncated(metrics.LAYERS)
-    params = load_params(ParamsSource(_SOURCES[name]), network, layers, cache).params
+    params = load_params(ParamsSource(EVALUATORS[name]), network, layers, cache).params
     return metrics.Evaluator(network, jax.device_put(params), _lpips_weights(name, params.layers))
 
 

@@ -10,7 +10,14 @@ from nst_exp.networks.vgg import TINY, VGG16, VGG19
 from nst_exp.suggestions import did_you_mean
 
 ARCHITECTURES: dict[str, Network] = {
-    network.name: network for network in (VGG16, VGG19, ALEXNET, RESNET50, RESNET101, GOOGLENET, INCEPTION_V4, TINY)
+    "vgg16": VGG16,
+    "vgg19": VGG19,
+    "alexnet": ALEXNET,
+    "resnet50": RESNET50,
+    "resnet101": RESNET101,
+    "googlenet": GOOGLENET,
+    "inception_v4": INCEPTION_V4,
+    "tiny": TINY,
 }
 
 

@@ -126,12 +126,12 @@ class FlowGuided:
         return _held(entry, propagated if own is None else blended(propagated, own))
 
 
-_POLICIES: Mapping[str, type[FramePolicy]] = {"independent": Independent, "warm_start": WarmStart, "flow": FlowGuided}
+POLICIES: Mapping[str, type[FramePolicy]] = {"independent": Independent, "warm_start": WarmStart, "flow": FlowGuided}
 
 
 def frames_follow(video: VideoConfig) -> bool:
     """Whether frames start from earlier ones."""
-    return _POLICIES[video.mode].follows
+    return POLICIES[video.mode].follows
 
 
 def frame_policy(video: VideoConfig, flows: Flows, distances: Sequence[int]) -> FramePolicy:
@@ -141,7 +141,7 @@ def frame_policy(video: VideoConfig, flows: Flows, distances: Sequence[int]) -> 
         flows: between the frames of the source.
         distances: of the frames that `video=flow` carries along, in frames painted.
     """
-    return _POLICIES[video.mode].of(flows, tuple(distances))
+    return POLICIES[video.mode].of(flows, tuple(distances))
 
 
 def _from_picture(entry: BatchEntry, picture: Levels) -> BatchEntry:

@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 from cachetools import LRUCache
 
-from nst_exp.config import RunConfig, SolverConfig
+from nst_exp.config import RunConfig
 from nst_exp.errors import OutOfMemoryError
 from nst_exp.files import cache_folder
 from nst_exp.media.image import read_image
 from nst_exp.memory import remembered
 from nst_exp.networks import Network
 from nst_exp.params.sources import ParamsSource, load_params
-from nst_exp.runs.plan import Plan, params_source
-from nst_exp.transfer.methods import METHODS, Method
+from nst_exp.runs.plan import Plan, params_source, solver_method
+from nst_exp.transfer.methods import Method
 from nst_exp.transfer.objective import Objective
 from nst_exp.transfer.stylize import Schedule, Stop, coarse_to_fine
 from nst_exp.transfer.terms import LossWeights
@@ -118,7 +118,7 @@ class SolverSetup:
     def of(cls, inputs: Inputs) -> SolverSetup:
         """The setup for a picture, or for a video's frame that does not start from another one."""
         plan = inputs.plan
-        return cls(plan.objective, solver_method(plan.config.solver), schedule_of(inputs), plan.hashes["params"])
+        return cls(plan.objective, plan.method, schedule_of(inputs), plan.hashes["params"])
 
     @classmethod
     def following(cls, inputs: Inputs) -> SolverSetup:
@@ -134,13 +134,6 @@ class SolverSetup:
         first_step = None if plan.config.solver.first_step is None else video.first_step
         method = solver_method(dataclasses.replace(plan.config.solver, first_step=first_step))
         return cls(plan.objective, method, schedule, plan.hashes["params"])
-
-
-def solver_method(solver: SolverConfig) -> Method:
-    """The solver's method; the configuration has checked that its options are those the method has."""
-    options = dataclasses.asdict(solver)
-    method = METHODS[options.pop("name")]
-    return method(**{name: value for name, value in options.items() if value is not None})
 
 
 def schedule_of(inputs: Inputs) -> Schedule:

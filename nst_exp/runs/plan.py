@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nst_exp.config import RunConfig
+from nst_exp.config import RunConfig, SolverConfig
 from nst_exp.devices import backend
 from nst_exp.errors import InputError
 from nst_exp.files import cache_folder, home_expanded
@@ -16,6 +16,7 @@ from nst_exp.networks import Network, get_network
 from nst_exp.params.sources import ParamsSource, params_sha256
 from nst_exp.records import record
 from nst_exp.runs.source import Source, open_source
+from nst_exp.transfer.methods import METHODS, Method
 from nst_exp.transfer.objective import Objective
 
 
@@ -31,6 +32,7 @@ class Plan:
     config: RunConfig
     source: Source
     objective: Objective
+    method: Method
     style_layer_weights: Mapping[str, float]
     files: Mapping[str, Path]
     hashes: Mapping[str, str]
@@ -69,13 +71,25 @@ def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
     hashes = {name: sha256_of(path) for name, path in files.items()}
     layers = network.truncated(objective.layers)
     hashes["params"] = params_sha256(params_source(config), network, layers, cache_folder(config.cache_dir))
-    return Plan(config, source, objective, style_layer_weights, files, hashes)
+    method = solver_method(config.solver)
+    return Plan(config, source, objective, method, style_layer_weights, files, hashes)
 
 
 def params_source(config: RunConfig) -> ParamsSource:
     """Where the network's params come from."""
     path = home_expanded(config.params.path) if config.params.path else None
     return ParamsSource(config.params.source, path, config.params.preprocessing, config.params.seed)
+
+
+def solver_method(solver: SolverConfig) -> Method:
+    """The method that `solver` describes.
+
+    Raises:
+        InputError: if the method does not take one of its options.
+    """
+    options = dataclasses.asdict(solver)
+    method = METHODS[options.pop("name")]
+    return method(**{name: value for name, value in options.items() if value is not None})
 
 
 def _of_this_device(config: RunConfig) -> RunConfig:

@@ -158,9 +158,9 @@ class OptaxLbfgs(Optax):
 
     def __post_init__(self) -> None:
         if self.linesearch not in _OPTAX_LINESEARCHES:
-            choices = f"choose one of {', '.join(_OPTAX_LINESEARCHES)}"
+            choices = f"choose one of {', '.join(_OPTAX_LINESEARCHES)} with solver=optax_lbfgs"
             hint = did_you_mean(self.linesearch, _OPTAX_LINESEARCHES)
-            raise InputError(f"solver.linesearch={self.linesearch}: with solver=optax_lbfgs {choices}{hint}")
+            raise InputError(f"solver.linesearch={self.linesearch}: {choices}{hint}")
 
     def _transformation(self) -> optax.GradientTransformationExtraArgs:
         if self.linesearch == "zoom":
@@ -168,4 +168,8 @@ class OptaxLbfgs(Optax):
         return optax.with_extra_args_support(optax.lbfgs(1.0, memory_size=self.history_size, linesearch=None))
 
 
-METHODS: dict[str, Callable[..., Method]] = {"lbfgs": Lbfgs, "optax_lbfgs": OptaxLbfgs, "adam": Adam}
+METHODS: dict[str, Callable[..., Method]] = {
+    "lbfgs": Lbfgs,
+    "optax_lbfgs": OptaxLbfgs,
+    "adam": Adam,
+}

@@ -55,8 +55,8 @@ class Schedule:
     Attributes:
         sizes: (height, width) in px of each scale, coarse to fine; the last is the picture's.
         steps: of all scales together, shared out evenly, what is left over to the finest.
-        init: `content`, `colours` (the same in the painting's colours), `noise` (uniform in [0, 1]) or `style` (the
-            painting stretched over the picture).
+        init: a name in `INITIAL_PICTURES`: `content`, `colours` (the same in the painting's colours), `noise` (uniform
+            in [0, 1]) or `style` (the painting stretched over the picture).
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -168,15 +168,22 @@ def _bytes(tree: Any) -> int:
 
 def initial_image(schedule: Schedule, entry: BatchEntry) -> AnyImage:
     """The picture that an entry starts from, at the coarsest size of `schedule`."""
-    size = schedule.sizes[0]
     if entry.init_image is not None:
-        return _resize(entry.init_image, size)
-    if schedule.init == "noise":
-        return jax.random.uniform(jax.random.key(entry.seed), (1, *size, 3), jnp.float32)
-    if schedule.init == "style":
-        return _resize(entry.style_image, size)
-    content_image = _resize(entry.content_image, size)
-    return recoloured(content_image, entry.style_image) if schedule.init == "colours" else content_image
+        return _resize(entry.init_image, schedule.sizes[0])
+    return INITIAL_PICTURES[schedule.init](entry, schedule.sizes[0])
+
+
+def _noise(entry: BatchEntry, size: tuple[int, int]) -> AnyImage:
+    return jax.random.uniform(jax.random.key(entry.seed), (1, *size, 3), jnp.float32)
+
+
+# Where the solver can start, by the setting `init`: functions of an entry and a (height, width) in px.
+INITIAL_PICTURES: dict[str, Callable[[BatchEntry, tuple[int, int]], AnyImage]] = {
+    "content": lambda entry, size: _resize(entry.content_image, size),
+    "colours": lambda entry, size: recoloured(_resize(entry.content_image, size), entry.style_image),
+    "noise": _noise,
+    "style": lambda entry, size: _resize(entry.style_image, size),
+}
 
 
 def stylize(

@@ -41,7 +41,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "video.mode": conf_files.options("video"),
     "video.estimator": ("dis",),
     "video.on_corrupt": ("error", "skip"),
-    "video.write": ("clip", "frames", "side_by_side"),
+    "video.write": ("video", "frames", "side_by_side"),
     "video.codec": tuple(CODECS),
     "tracking.backend": conf_files.options("tracking"),
 }
@@ -146,7 +146,7 @@ class StopConfig:
 
 @dataclass
 class VideoConfig:
-    """Which frames of a clip, how each follows from those before (conf/video), and what is written."""
+    """conf/video: which frames of a video are painted, how each follows from those before, and what is written."""
 
     mode: str
     steps: int | None
@@ -357,6 +357,8 @@ def _with_current_names(plain: Mapping[str, Any]) -> dict[str, Any]:
         renamed["video"] = {
             current_name(f"video.{name}").removeprefix("video."): value for name, value in video.items()
         }
+        if isinstance(write := renamed["video"].get("write"), list):
+            renamed["video"]["write"] = ["video" if product == "clip" else product for product in write]
     return renamed
 
 

@@ -72,7 +72,7 @@ class VideoSource:
 
     def frame_size(self, config: RunConfig) -> tuple[int, int]:
         """(width, height) in px of the painted frames; even where the codec needs that."""
-        return _fitted(self.clip.size, config, encoded="clip" in config.video.write)
+        return _fitted(self.clip.size, config, encoded="video" in config.video.write)
 
     def content_image(self, config: RunConfig, least: int, read_picture: Callable[[Path], Image]) -> Image:
         """The first frame, see `Source`."""

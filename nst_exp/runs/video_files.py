@@ -179,10 +179,10 @@ def write_videos(video: VideoRun) -> dict[str, Path]:
     _write_trace(video, pass_)
     codec, sound = CODECS[settings.codec], _sound_of(video)
     suffix = suffix_with_sound(codec, clip) if sound else codec.suffix
-    products = {"video": ("clip", CLIP, _pictures), "side_by_side": ("side_by_side", SIDE_BY_SIDE, _pairs)}
+    products = {"video": (CLIP, _pictures), "side_by_side": (SIDE_BY_SIDE, _pairs)}
     files = {}
-    for product, (wanted, name, pictures) in products.items():
-        if wanted in settings.write:
+    for product, (name, pictures) in products.items():
+        if product in settings.write:
             files[product] = video.run.folder.path / f"{name}{suffix}"
             _write(video, files[product], partial(pictures, video, pass_), sound, _ending(video, pass_))
     return files

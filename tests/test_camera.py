@@ -15,9 +15,9 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-import clips
 import numpy as np
 import pytest
+import videos
 import yaml
 from command import OUT, Outcome, arguments_of, run_in_process
 from mlflow import MlflowClient
@@ -55,7 +55,7 @@ def trace_of(folder: Path) -> list[dict[str, float]]:
 
 def assert_whole(folder: Path) -> None:
     """Clip, trace and result agree, and time goes on."""
-    result, stamps, rows = result_of(folder), clips.stamps_of(folder / "pastiche.mp4"), trace_of(folder)
+    result, stamps, rows = result_of(folder), videos.stamps_of(folder / "pastiche.mp4"), trace_of(folder)
     assert result["frames"] == len(stamps) == len(rows) >= 1
     assert stamps == sorted(set(stamps))
     indices = [row["step"] for row in rows]
@@ -77,7 +77,7 @@ def test_other_modes_and_an_odd_size(mode: str, tmp_path: Path) -> None:
     outcome = filmed(f"video={mode}", "camera.seconds=0.3", "size=33", "video.codec=ffv1", folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     assert result_of(tmp_path / OUT)["video"] == "pastiche.mkv"
-    assert clips.levels_of(tmp_path / OUT / "pastiche.mkv")[0].shape == (22, 33, 3)
+    assert videos.levels_of(tmp_path / OUT / "pastiche.mkv")[0].shape == (22, 33, 3)
 
 
 def test_measures_compare_with_the_camera_s_own_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

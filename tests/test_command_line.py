@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import clips
 import numpy as np
 import pytest
+import videos
 import yaml
 from command import DEFAULTS, OUT, Outcome, run_in_process
 from omegaconf import OmegaConf
@@ -312,5 +312,5 @@ def test_the_configuration_of_an_earlier_version_is_read(tmp_path: Path) -> None
 
 
 def _with_video(folder: Path) -> Path:
-    clips.write(folder / "clip.mp4", frames=2)
+    videos.write(folder / "clip.mp4", frames=2)
     return folder

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import av
-import clips
 import cv2
 import numpy as np
 import pytest
+import videos
 from cachetools import LRUCache
 from command import DEFAULTS, run_in_process
 from PIL import Image
@@ -37,7 +37,7 @@ def nothing_remembered() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return clips.write(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=3, size=(96, 64), rate=clips.RATE)
+    return videos.write(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=3, size=(96, 64), rate=videos.RATE)
 
 
 def measured(clip: Path, folder: Path, size: int) -> dict[str, float]:
@@ -59,7 +59,7 @@ def test_measures_do_not_depend_on_what_was_measured_before(clip: Path, tmp_path
 
 def test_a_frame_is_compared_with_its_source_at_its_own_size(clip: Path) -> None:
     """A run at 32 px must not make its own reference blurred."""
-    levels = clips.levels_of(clip)[0]
+    levels = videos.levels_of(clip)[0]
     pair = evaluator.Pair(clip, clip, ("content", "style"), "keep", 0, levels)
     assert evaluator._photograph(pair).shape[2] == 256
     np.testing.assert_allclose(
@@ -84,7 +84,7 @@ def test_what_is_remembered_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pyt
     seen = evaluator.metrics.Description({}, {}, {}, np.zeros((32, 256), np.float32), np.zeros((2, 2)))
     assert evaluator._descriptions.getsizeof(seen) == 4 * 32 * 256 + 8 * 4
 
-    Image.fromarray(clips.scene(0, 64, 64)).save(tmp_path / "a.png")
+    Image.fromarray(videos.scene(0, 64, 64)).save(tmp_path / "a.png")
     size = 3 * 4 * 64 * 64
     monkeypatch.setattr(inputs, "_pictures", LRUCache(3 * size, getsizeof=inputs._pictures.getsizeof))
 

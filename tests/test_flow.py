@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-import clips
 import numpy as np
 import pytest
+import videos
 
 from nst_exp.evaluation.temporal import FramePair, Steadiness
 from nst_exp.motion import flow, flow_cache
@@ -126,7 +126,7 @@ def test_steadiness() -> None:
 
 
 def test_a_moving_scene_is_its_own_floor() -> None:
-    frames = [clips.scene(index, 96, 64) for index in range(2)]
+    frames = [videos.scene(index, 96, 64) for index in range(2)]
     flows, steadiness = Flows("dis", None, 0), Steadiness()
     backward, forward = flows.between((1, frames[1]), (0, frames[0])), flows.between((0, frames[0]), (1, frames[1]))
     held = ~hidden(backward, forward) & ~motion_edges(backward)

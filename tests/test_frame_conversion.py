@@ -9,9 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 import av
-import clips
 import numpy as np
 import pytest
+import videos
 from av.filter import Graph
 from command import OUT, run_in_process
 from PIL import Image
@@ -90,7 +90,7 @@ def far(one: np.ndarray, other: np.ndarray) -> float:
 
 def test_all_orientations(tmp_path: Path) -> None:
     """A display matrix may turn a clip, mirror it or both: all eight are undone, and the log line names them."""
-    stored, told = clips.scene(3, WIDTH, HEIGHT), set()
+    stored, told = videos.scene(3, WIDTH, HEIGHT), set()
     for degrees in (0, 90, 180, 270):
         for mirrored in (False, True):
             path = encode(
@@ -164,9 +164,9 @@ def interlaced(scan: str, frames: int = 6) -> list[av.VideoFrame]:
     graph.link_nodes(source, graph.add("setfield", mode=scan), graph.add("buffersink")).configure()
     woven = []
     for index in range(frames):
-        levels = clips.scene(2 * index, WIDTH, HEIGHT, STEP)
+        levels = videos.scene(2 * index, WIDTH, HEIGHT, STEP)
         later = slice(scan == "tff", None, 2)
-        levels[later] = clips.scene(2 * index + 1, WIDTH, HEIGHT, STEP)[later]
+        levels[later] = videos.scene(2 * index + 1, WIDTH, HEIGHT, STEP)[later]
         frame = frame_of(levels, "yuv422p")
         frame.pts, frame.time_base = index, Fraction(1, 25)
         graph.vpush(frame)
@@ -201,7 +201,7 @@ def test_interlaced_clips_lose_their_combs(name: str, scan: str, tmp_path: Path)
         codec,
         options={key: value.format(scan=scan) for key, value in options.items()},
     )
-    smooth, stored = combs(clips.scene(4, WIDTH, HEIGHT)), clips.levels_of(path)
+    smooth, stored = combs(videos.scene(4, WIDTH, HEIGHT)), videos.levels_of(path)
     frames = read(path)
     assert len(frames) == len(woven)
     for levels, with_combs in zip(frames[1:-1], stored[1:-1], strict=True):
@@ -212,9 +212,9 @@ def test_interlaced_clips_lose_their_combs(name: str, scan: str, tmp_path: Path)
 
 def test_progressive_frames_of_a_mixed_clip_stay_as_they_are(tmp_path: Path) -> None:
     """A clip may change between frames of one moment and of two: only the latter are deinterlaced, none gets lost."""
-    plain = [frame_of(clips.scene(index, WIDTH, HEIGHT), "yuv422p") for index in range(4)]
+    plain = [frame_of(videos.scene(index, WIDTH, HEIGHT), "yuv422p") for index in range(4)]
     path = encode(tmp_path / "a.mkv", [*plain, *interlaced("tff"), *plain], "ffv1", options=FLAGS)
-    frames, stored = read(path), clips.levels_of(path)
+    frames, stored = read(path), videos.levels_of(path)
     assert len(frames) == len(stored)
     for index in (0, 1, 2, 3, -2, -1):
         assert far(frames[index], stored[index]) < 0.5
@@ -372,4 +372,4 @@ def test_the_command_says_what_is_done_about_an_unusual_clip(tmp_path: Path) -> 
         "content: 64x96, 25 frames/s; interlaced (top field first): deinterlaced; pixels 1:2: shown at 64x96; "
         "stored mirrored: set upright"
     )
-    assert clips.levels_of(tmp_path / OUT / "pastiche.mp4")[0].shape == (32, 22, 3)
+    assert videos.levels_of(tmp_path / OUT / "pastiche.mp4")[0].shape == (32, 22, 3)

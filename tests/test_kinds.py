@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import av
-import clips
 import pytest
+import videos
 from command import run_in_process
 from PIL import Image
 
@@ -41,7 +41,7 @@ def raw(path: Path, codec: str, format: str) -> Path:
         stream.width, stream.height = 64, 64
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for index in range(8):
-            frame = av.VideoFrame.from_ndarray(clips.scene(index, 64, 64), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(videos.scene(index, 64, 64), format="rgb24")
             output.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
         output.mux(stream.encode(None))
     return path
@@ -63,9 +63,9 @@ def test_raw_video_is_video(file: str, tmp_path: Path) -> None:
 
 def test_content_counts_and_not_the_name(tmp_path: Path) -> None:
     """A video named like a picture is a video, and a picture named like a video a picture."""
-    video = clips.write(tmp_path / "a.mp4", frames=2).rename(tmp_path / "a.jpg")
+    video = videos.write(tmp_path / "a.mp4", frames=2).rename(tmp_path / "a.jpg")
     picture = tmp_path / "a.mp4"
-    Image.fromarray(clips.scene(0)).save(picture, format="JPEG")
+    Image.fromarray(videos.scene(0)).save(picture, format="JPEG")
     assert (kind_of(video), kind_of(picture)) == ("video", "image")
 
 
@@ -78,15 +78,15 @@ def song(path: Path, *, cover: bool) -> Path:
         if cover:
             picture.width, picture.height, picture.pix_fmt = 48, 32, "yuvj420p"
             picture.disposition = av.stream.Disposition.attached_pic
-        output.mux(clips._sine(audio, 0.3))
+        output.mux(videos._sine(audio, 0.3))
         if cover:
-            frame = av.VideoFrame.from_ndarray(clips.scene(0), format="rgb24").reformat(format="yuvj420p")
+            frame = av.VideoFrame.from_ndarray(videos.scene(0), format="rgb24").reformat(format="yuvj420p")
             output.mux(picture.encode(frame) + picture.encode(None))
     return path
 
 
 def page(path: Path) -> Path:
-    Image.fromarray(clips.scene(0, 200, 200)).save(path, "PDF")
+    Image.fromarray(videos.scene(0, 200, 200)).save(path, "PDF")
     return path
 
 
@@ -101,7 +101,7 @@ def words(path: Path) -> Path:
 
 
 def archive(path: Path) -> Path:
-    inner = clips.write(path.with_name("inner.avi"), codec="mjpeg", pixels="yuvj420p")
+    inner = videos.write(path.with_name("inner.avi"), codec="mjpeg", pixels="yuvj420p")
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as file:
             file.write(inner)
@@ -113,7 +113,7 @@ def archive(path: Path) -> Path:
 
 def heic(path: Path) -> Path:
     """The first bytes of a photograph as telephones take it, with a video of one frame behind them."""
-    clips.write(path.with_name("inner.mp4"), frames=1)
+    videos.write(path.with_name("inner.mp4"), frames=1)
     inner = path.with_name("inner.mp4").read_bytes()
     path.write_bytes(inner[:8] + b"heic" + inner[12:16] + b"mif1heic" + inner[24:])
     return path

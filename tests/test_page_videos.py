@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import clips
 import pytest
 import test_report as sweeps
+import videos
 from mlflow_server import wait_for
 from playwright.sync_api import Browser, Page, expect
 from test_page import CHROMIUM, browser, natural_size, shown  # noqa: F401 (a fixture)
@@ -47,9 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (run.path / "trace.csv").unlink()
         path = run.path / name
         if path.suffix == ".mp4" and name != "gone.mp4":
-            clips.write(path, 30)
+            videos.write(path, 30)
         elif path.suffix == ".mkv":
-            clips.write(path, 3, codec="ffv1")
+            videos.write(path, 3, codec="ffv1")
         elif path.suffix in (".gif", ".webp"):
             first, *rest = (sweeps.picture(index, (64, 48)) for index in range(3))
             first.save(path, save_all=True, append_images=rest, duration=100)

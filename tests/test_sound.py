@@ -6,9 +6,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import clips
 import numpy as np
 import pytest
+import videos
 from command import OUT, Outcome, run_in_process
 
 from nst_exp.media.sound import plan_sound
@@ -21,7 +21,7 @@ PACKET = 0.03  # s; no packet of the codecs here lasts longer
 
 def clip_with(path: Path, sound: str, frames: int = 25, codec: str = "libx264") -> Clip:
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-    clips.write(path, frames, rate=RATE, sound=sound, codec=codec, pixels=pixels)
+    videos.write(path, frames, rate=RATE, sound=sound, codec=codec, pixels=pixels)
     return probe(path, "content")
 
 
@@ -32,9 +32,9 @@ def two_tracks(path: Path) -> Path:
         video.width, video.height, video.pix_fmt = 48, 32, "yuv420p"
         tracks = [output.add_stream("aac", rate=48000, layout="mono") for _ in range(2)]
         for index in range(8):
-            output.mux(video.encode(av.VideoFrame.from_ndarray(clips.scene(index), format="rgb24")))
+            output.mux(video.encode(av.VideoFrame.from_ndarray(videos.scene(index), format="rgb24")))
         for track in tracks:
-            output.mux(clips._sine(track, 0.32))
+            output.mux(videos._sine(track, 0.32))
         output.mux(video.encode(None))
     data = path.read_bytes()
     at = data.rindex(b"mp4a", 0, data.rindex(b"stsd", 0, len(data)) + 24)
@@ -114,7 +114,7 @@ def frames_of(clip: Clip) -> list:
 
 def start_of(path: Path) -> float:
     """When the first picture is shown, in s."""
-    return float(clips.stamps_of(path)[0])
+    return float(videos.stamps_of(path)[0])
 
 
 def test_a_track_that_nobody_decodes_is_left_out_by_name_before_painting(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_track_that_nobody_decodes_is_left_out_by_name_before_painting(tmp_pat
     made = tmp_path / OUT / "pastiche.mp4"
     with av.open(str(made)) as container:
         assert [stream.type for stream in container.streams] == ["video", "audio"]
-    assert [data for _, data in clips.sound_of(made)] == [data for _, data in clips.sound_of(source)]
+    assert [data for _, data in videos.sound_of(made)] == [data for _, data in videos.sound_of(source)]
 
 
 @pytest.mark.parametrize(("name", "sound"), [("a.mp4", "aac"), ("a.mov", "pcm_alaw")])
@@ -138,7 +138,7 @@ def test_sound_of_a_part_begins_and_ends_with_its_picture(name: str, sound: str,
     outcome = painted(f"content={clip.path}", *part, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     for made in (tmp_path / OUT / "pastiche.mp4", tmp_path / OUT / "side_by_side.mp4"):
-        assert clips.stamps_of(made) == [Fraction(index * 3, 25) for index in range(4)]
+        assert videos.stamps_of(made) == [Fraction(index * 3, 25) for index in range(4)]
         assert durations(made)["AudioFrame"] == pytest.approx(0.48, abs=PACKET)  # the last one is shown for 3 frames
         assert begins_of_tone(made) < PACKET
         with av.open(str(made)) as container:
@@ -157,7 +157,7 @@ def test_the_sound_of_a_stopped_run_ends_with_its_picture(tmp_path: Path) -> Non
     outcome = painted(f"content={path}", folder=tmp_path)
     assert outcome.code == 1
     made = tmp_path / OUT / "pastiche.mp4"
-    assert len(clips.stamps_of(made)) == 6
+    assert len(videos.stamps_of(made)) == 6
     assert durations(made)["AudioFrame"] == pytest.approx(0.24, abs=PACKET)
     assert (
         not json.loads((tmp_path / OUT / "result.json").read_text())
@@ -180,4 +180,4 @@ def test_pictures_are_written_whatever_becomes_of_the_sound(tmp_path: Path, monk
             patch.setattr(f"{sound.__name__}.{part}", fails)
             outcome = painted(f"content={clip.path}", f"hydra.run.dir={number}", "registry=null", folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
-        assert len(clips.stamps_of(tmp_path / str(number) / "pastiche.mp4")) == 4
+        assert len(videos.stamps_of(tmp_path / str(number) / "pastiche.mp4")) == 4

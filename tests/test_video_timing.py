@@ -7,9 +7,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import clips
 import numpy as np
 import pytest
+import videos
 from av.video.reformatter import Colorspace
 from command import run_in_process
 from PIL import Image
@@ -35,7 +35,7 @@ def shown_ms(path: Path) -> list[int]:
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(30), Fraction(60000, 1001), Fraction(120), Fraction(240)])
 def test_animations_last_as_long_as_their_source(codec: str, rate: Fraction, tmp_path: Path) -> None:
     """Kind: rates that an animation's clock cannot count, or that browsers show more slowly than the file says."""
-    frames = [(index, clips.scene(index % 16)) for index in range(24)]
+    frames = [(index, videos.scene(index % 16)) for index in range(24)]
     path = tmp_path / f"a.{codec}"
     write_clip(path, frames, CODECS[codec], time_base=1 / rate, rate=rate)
     shown = shown_ms(path)
@@ -49,7 +49,7 @@ def test_animations_last_as_long_as_their_source(codec: str, rate: Fraction, tmp
 def test_uneven_animations_keep_each_moment(codec: str, tolerance: int, end: int, tmp_path: Path) -> None:
     """A frame begins within half a tick of its moment, however many there are; the last is shown as long as it was."""
     stamps, path = [7, 41, 74, 107, 207, 240, 1240], tmp_path / f"a.{codec}"
-    frames = [(stamp, clips.scene(index)) for index, stamp in enumerate(stamps)]
+    frames = [(stamp, videos.scene(index)) for index, stamp in enumerate(stamps)]
     write_clip(path, frames, CODECS[codec], time_base=Fraction(1, 1000), rate=Fraction(25), end=end)
     begins = np.cumsum([0, *shown_ms(path)])
     assert np.abs(begins - (np.array([*stamps, end]) - 7)).max() <= tolerance
@@ -58,10 +58,10 @@ def test_uneven_animations_keep_each_moment(codec: str, tolerance: int, end: int
 @pytest.mark.parametrize("codec", ["gif", "webp"])
 def test_what_stands_still_is_shown_all_the_same(codec: str, tmp_path: Path) -> None:
     """Kind: pictures that do not differ, differ in a corner only, or are shown for longer than a GIF can count."""
-    still, path = clips.scene(0), tmp_path / f"a.{codec}"
+    still, path = videos.scene(0), tmp_path / f"a.{codec}"
     corner = still.copy()
     corner[-1, -1] = 255 - corner[-1, -1]
-    frames = list(enumerate([still, still, corner, corner, clips.scene(5), still, still]))
+    frames = list(enumerate([still, still, corner, corner, videos.scene(5), still, still]))
     write_clip(path, frames, CODECS[codec], time_base=Fraction(200), rate=Fraction(1, 200), end=12)
     shown, pictures = [], []
     with Image.open(path) as image:
@@ -92,7 +92,7 @@ def test_animations_are_written_as_their_frames_come(codec: str, most: float, tm
         nonlocal alive, held
         for index in range(count):
             levels = Levels((size[1], size[0], 3), np.uint8)
-            levels[:] = clips.scene(index, *size)
+            levels[:] = videos.scene(index, *size)
             alive += 1
             held = max(held, alive)
             yield index, levels
@@ -106,7 +106,7 @@ def test_animations_are_written_as_their_frames_come(codec: str, most: float, tm
 @pytest.mark.parametrize("size", [(640, 32), (32, 480), (640, 480)])
 def test_no_size_is_taken_for_another(codec: str, size: tuple[int, int], tmp_path: Path) -> None:
     """Kind: pictures that have a side in common with the encoder's preset size, 640x480 px."""
-    path, levels = tmp_path / f"a{CODECS[codec].suffix}", clips.scene(0, *size)
+    path, levels = tmp_path / f"a{CODECS[codec].suffix}", videos.scene(0, *size)
     write_clip(path, [(0, levels), (1, levels)], CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
     clip = probe(path, "content")
     assert clip.size == size
@@ -119,7 +119,7 @@ def test_no_size_is_taken_for_another(codec: str, size: tuple[int, int], tmp_pat
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_very_short_animations_are_still_shown(frames: int, tmp_path: Path) -> None:
-    pictures = [(index, clips.scene(index)) for index in range(frames)]
+    pictures = [(index, videos.scene(index)) for index in range(frames)]
     write_clip(tmp_path / "a.webp", pictures, CODECS["webp"], time_base=Fraction(1, 500), rate=Fraction(500))
     assert len(probe_or_one(tmp_path / "a.webp")) == 1
 
@@ -134,7 +134,7 @@ def test_a_video_begins_at_0_and_keeps_its_spacing(name: str, start: int, tmp_pa
     """Kind: sources, or parts of them, whose first frame is not at 0; time stamps keep their differences."""
     rate = Fraction(25)
     stamps = [50_000 * 25 + step for step in (0, 1, 2, 5, 6, 7, 9, 10)]
-    source = clips.write(tmp_path / name, 8, stamps=stamps, rate=rate)
+    source = videos.write(tmp_path / name, 8, stamps=stamps, rate=rate)
     clip = probe(source, "content")
     frames = [(frame.pts, frame.levels) for frame in read_frames(clip, Cut(start), on_corrupt="error", name="content")]
     ending = ending_of(clip, frames[-1][0], 1)
@@ -143,7 +143,7 @@ def test_a_video_begins_at_0_and_keeps_its_spacing(name: str, start: int, tmp_pa
         path = tmp_path / f"out{CODECS[codec].suffix}"
         write_clip(path, frames, CODECS[codec], time_base=clip.time_base, rate=rate, end=ending.pts)
         expected = [float(Fraction(stamp - stamps[start], 25)) for stamp in stamps[start:]]
-        assert [float(stamp) for stamp in clips.stamps_of(path)] == pytest.approx(expected, abs=0.001)
+        assert [float(stamp) for stamp in videos.stamps_of(path)] == pytest.approx(expected, abs=0.001)
         with av.open(str(path)) as container:
             assert container.duration / 1e6 == pytest.approx(expected[-1] + 0.04, abs=0.01)
 
@@ -151,7 +151,7 @@ def test_a_video_begins_at_0_and_keeps_its_spacing(name: str, start: int, tmp_pa
 @pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
 def test_mp4_is_as_players_want_it(codec: str, tmp_path: Path) -> None:
     """Kind: files that FFmpeg plays, but other players refuse, or only after they have all of them."""
-    frames = [(index, clips.scene(index, 64, 64)) for index in range(3)]
+    frames = [(index, videos.scene(index, 64, 64)) for index in range(3)]
     path = tmp_path / "a.mp4"
     write_clip(path, frames, CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
     data = path.read_bytes()
@@ -168,7 +168,7 @@ def test_what_an_encoder_does_not_take_is_refused(tmp_path: Path, monkeypatch: p
         with pytest.raises(InputError, match=f"video.codec={codec}: .*{size[0]}x{size[1]} px"):
             check_writable(codec, size)
     monkeypatch.setitem(CODECS, "h264", CODECS["h264"].__class__("libnothing", ".mp4", "yuv420p"))
-    source = clips.write(tmp_path / "a.mp4", 2)
+    source = videos.write(tmp_path / "a.mp4", 2)
     outcome = run_in_process(f"content={source}", folder=tmp_path)
     assert outcome.code == 1
     assert "video.codec=h264: this FFmpeg has no encoder libnothing" in outcome.stderr

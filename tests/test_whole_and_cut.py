@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import av
-import clips
 import numpy as np
 import pytest
+import videos
 from PIL import Image
 
 from nst_exp.errors import InputError
@@ -34,7 +34,7 @@ def added(output: Any, codec: str, pixels: str, options: dict[str, str] | None =
 def coded(stream: Any, frames: int) -> list[av.Packet]:
     packets = []
     for index in range(frames):
-        frame = av.VideoFrame.from_ndarray(clips.scene(index, *SIZE), format="rgb24").reformat(format=stream.pix_fmt)
+        frame = av.VideoFrame.from_ndarray(videos.scene(index, *SIZE), format="rgb24").reformat(format=stream.pix_fmt)
         frame.pts, frame.time_base = index, TICK
         packets += stream.encode(frame)
     return packets + stream.encode(None)
@@ -110,7 +110,7 @@ def test_sound_may_be_longer_than_the_picture(tmp_path: Path) -> None:
         audio: Any = output.add_stream("wmav2", rate=44100, layout="mono")
         audio.bit_rate = 64000
         output.mux(coded(stream, 10))
-        output.mux(clips._sine(audio, 1.0))
+        output.mux(videos._sine(audio, 1.0))
     assert len(read(path)) == 10
 
 

@@ -1,4 +1,4 @@
-"""The defaults of conf/ for scripts that run where Hydra is not installed, read from the files that Hydra composes."""
+"""Reads the defaults from the files of conf/, for scripts that must run without Hydra."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def read(name: str) -> dict[str, Any]:
-    """The keys of a file, such as `loss/relative`."""
+    """The contents of a file, such as `loss/relative`."""
     found: dict[str, Any] = yaml.safe_load((_CONF / f"{name}.yaml").read_text())
     return found
 
 
 def weights() -> dict[str, float]:
-    """What `objective.loss_weights` takes besides the weights of layers."""
+    """The arguments of `objective.loss_weights`, except those about layers."""
     run, loss = read("run"), read("loss/relative")
     names = ("content_weight", "style_weight", "tv_weight", "range_weight")
     return {name: float(run[name]) for name in names} | {"style_scale": float(loss["style_scale"])}

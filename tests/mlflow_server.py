@@ -40,7 +40,7 @@ class Server:
 
     folder: Path
     port: int
-    _processes: list[subprocess.Popen] = field(default_factory=list)
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def uri(self) -> str:

@@ -259,12 +259,12 @@ def test_sixty_megapixels_are_painted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["truncated", "another shape", "not finite"])
 def test_damaged_params(case: str, damage: str, tmp_path: Path) -> None:
     arrays = params_files.tiny_arrays()
-    tampered = {
+    tampered: dict[str, params_files.Arrays] = {
         "truncated": {},
         "another shape": {"block3_conv1/kernel": np.zeros((3, 3, 8, 4), np.float32)},
         "not finite": {"block3_conv1/bias": np.full(8, np.inf, np.float32)},
-    }[damage]
-    source = params_files.written(case, tmp_path, arrays | tampered)
+    }
+    source = params_files.written(case, tmp_path, arrays | tampered[damage])
     assert source.path is not None
     if damage == "truncated":
         whole = source.path.read_bytes()

@@ -14,6 +14,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -22,12 +24,13 @@ import yaml
 from command import OUT, Outcome, arguments_of, run_in_process
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow_server import runs_of
 from playwright.sync_api import expect, sync_playwright
 from test_page import CHROMIUM, FLAGS
 
 import nst_exp.commands.reproduce
 from nst_exp.errors import InputError
-from nst_exp.evaluation.evaluator import Pair
+from nst_exp.evaluation.evaluator import measure
 from nst_exp.media.camera import Camera, find_camera
 from nst_exp.runs import camera
 from nst_exp.runs.camera import Pace
@@ -44,7 +47,7 @@ def filmed(*arguments: str, folder: Path) -> Outcome:
     return run_in_process(*QUICK, *arguments, folder=folder)
 
 
-def result_of(folder: Path) -> dict:
+def result_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
@@ -82,14 +85,12 @@ def test_other_modes_and_an_odd_size(mode: str, tmp_path: Path) -> None:
 
 def test_measures_compare_with_the_camera_s_own_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: measures whose reference was made from the run's resized frame, so that they depend on `size`."""
-    pairs: list[Pair] = []
-    measure = camera.measure
-    monkeypatch.setattr(
-        camera, "measure", lambda evaluator, pair, *rest: pairs.append(pair) or measure(evaluator, pair, *rest)
-    )
+    measured = mock.Mock(wraps=measure)
+    monkeypatch.setattr(camera, "measure", measured)
     outcome = filmed("camera.seconds=0.1", "size=24", "video=independent", folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
-    (pair,) = pairs
+    (call,) = measured.call_args_list
+    pair = call.args[1]
     assert pair.frame is not None
     assert pair.frame.shape == (32, 48, 3)
     assert pair.hashes[0] == hashlib.sha256(pair.frame.tobytes()).hexdigest()
@@ -127,7 +128,7 @@ def url_of(process: subprocess.Popen[str]) -> str:
     raise AssertionError(process.stderr and process.stderr.read())
 
 
-def status_at(url: str) -> dict:
+def status_at(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(f"{url}/status") as response:
         return json.load(response)
 
@@ -159,7 +160,7 @@ def store_in(folder: Path) -> str:
 def logged_in(folder: Path) -> Run:
     """The run, with all that MLflow should have of it."""
     client = MlflowClient(store_in(folder))
-    (run,) = client.search_runs([client.get_experiment_by_name("nst_exp").experiment_id])
+    (run,) = runs_of(client)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "camera x night_harbour")
     assert "content" not in run.data.params
     assert run.data.params["source"] == "camera"

@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import av
 import cv2
+import jax
 import numpy as np
 import pytest
 import videos
@@ -17,9 +19,8 @@ from cachetools import LRUCache
 from command import DEFAULTS, run_in_process
 from PIL import Image
 
-from nst_exp.evaluation import evaluator
+from nst_exp.evaluation import evaluator, metrics
 from nst_exp.media.image import sha256_of
-from nst_exp.motion import frame_store
 from nst_exp.motion.frame_store import Frames
 from nst_exp.records import record
 from nst_exp.runs import inputs
@@ -70,25 +71,24 @@ def test_a_frame_is_compared_with_its_source_at_its_own_size(clip: Path) -> None
 
 
 def test_the_painting_is_looked_at_once(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[object] = []
-    see = evaluator.metrics.describe_painting
-    monkeypatch.setattr(evaluator.metrics, "describe_painting", lambda *args: looked.append(args) or see(*args))
+    described = mock.Mock(wraps=metrics.describe_painting)
+    monkeypatch.setattr(metrics, "describe_painting", described)
     measured(clip, tmp_path, 32)
-    assert len(looked) == 1
+    assert described.call_count == 1
 
 
 def test_what_is_remembered_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: caches that count their entries, of any size each, so that nobody knows how much memory they hold."""
     caches = (evaluator._descriptions, evaluator._paintings, inputs._pictures)
     assert all(cache.maxsize <= 256e6 for cache in caches)
-    seen = evaluator.metrics.Description({}, {}, {}, np.zeros((32, 256), np.float32), np.zeros((2, 2)))
-    assert evaluator._descriptions.getsizeof(seen) == 4 * 32 * 256 + 8 * 4
+    description = metrics.Description({}, {}, {}, np.zeros((32, 256), np.float32), np.zeros((2, 2)))
+    assert evaluator._descriptions.getsizeof(description) == 4 * 32 * 256 + 8 * 4
 
     Image.fromarray(videos.scene(0, 64, 64)).save(tmp_path / "a.png")
     size = 3 * 4 * 64 * 64
     monkeypatch.setattr(inputs, "_pictures", LRUCache(3 * size, getsizeof=inputs._pictures.getsizeof))
 
-    def image(contents: str, side: int = 64) -> object:
+    def image(contents: str, side: int = 64) -> jax.Array:
         return inputs._picture("style", contents, tmp_path / "a.png", side, "keep", 16)
 
     first = image("one")
@@ -129,14 +129,14 @@ def test_everything_that_takes_part_in_a_result_is_among_the_versions() -> None:
 
 def test_a_frame_is_decoded_once_while_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: pixels decoded again although they were just decoded, or although only the numbers are wanted."""
-    kept, opened = Frames(tmp_path), []
+    kept = Frames(tmp_path)
     levels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     kept.write(1, 7, levels, {"pts": 3})
-    open_ = frame_store.PillowImage.open
-    monkeypatch.setattr(frame_store.PillowImage, "open", lambda path: opened.append(path) or open_(path))
+    opened = mock.Mock(wraps=Image.open)
+    monkeypatch.setattr(Image, "open", opened)
     for _ in range(5):
         np.testing.assert_array_equal(kept.levels(1, 7), levels)
-    assert len(opened) == 1
+    assert opened.call_count == 1
     assert kept.numbers(1, 7) == {"pts": 3}
     kept.write(1, 7, levels[::-1], {"pts": 4})
     np.testing.assert_array_equal(kept.levels(1, 7), levels[::-1])

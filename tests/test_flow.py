@@ -5,21 +5,22 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import videos
 
 from nst_exp.evaluation.temporal import FramePair, Steadiness
-from nst_exp.motion import flow, flow_cache
+from nst_exp.motion import flow_cache
 from nst_exp.motion.flow import dense_inverse_search, hidden, motion_edges, still, warp
 from nst_exp.motion.flow_cache import Flows
-from nst_exp.motion.propagation import PreviousFrame, blended, propagate
+from nst_exp.motion.propagation import FlowBetween, PreviousFrame, blended, propagate
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Smooth random levels."""
     small = np.random.default_rng(seed).uniform(0, 255, (height // 4, width // 4, 3)).astype(np.float32)
-    return np.clip(flow.cv2.resize(small, (width, height), interpolation=flow.cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
+    return np.clip(cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC), 0, 255).astype(np.uint8)
 
 
 def constant(height: int, width: int, x: float, y: float) -> np.ndarray:
@@ -82,9 +83,9 @@ def test_no_more_is_remembered_than_allowed(tmp_path: Path, monkeypatch: pytest.
     assert len(list((tmp_path / "flows").iterdir())) == 1
 
 
-def by_hand(shifts: dict[tuple[int, int], float]):
+def by_hand(shifts: dict[tuple[int, int], float]) -> FlowBetween:
     """Exact flows: frame indices to the constant shift along x."""
-    return lambda one, other: constant(*one[1].shape[:2], shifts[one[0], other[0]], 0)
+    return lambda one, other: constant(one[1].shape[0], one[1].shape[1], shifts[one[0], other[0]], 0)
 
 
 def test_a_frame_is_held_to_the_nearest_that_shows_it() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -88,6 +89,10 @@ def far(one: np.ndarray, other: np.ndarray) -> float:
 # --- orientation -----------------------------------------------------------------------------------------------
 
 
+def turned(stream: Any, *, degrees: int, mirrored: bool) -> None:
+    stream.set_display_rotation(degrees, hflip=mirrored)
+
+
 def test_all_orientations(tmp_path: Path) -> None:
     """A display matrix may turn a clip, mirror it or both: all eight are undone, and the log line names them."""
     stored, told = videos.scene(3, WIDTH, HEIGHT), set()
@@ -97,7 +102,7 @@ def test_all_orientations(tmp_path: Path) -> None:
                 tmp_path / f"{degrees}{mirrored}.mp4",
                 [frame_of(stored, "yuv444p")],
                 "libx264",
-                set_up=lambda stream, d=degrees, m=mirrored: stream.set_display_rotation(d, hflip=m),
+                set_up=partial(turned, degrees=degrees, mirrored=mirrored),
                 options={"crf": "4"},
             )
             shown = np.rot90(stored, degrees // 90)
@@ -160,7 +165,7 @@ STEP = 4  # px from one field to the next
 def interlaced(scan: str, frames: int = 6) -> list[av.VideoFrame]:
     """A moving square, each frame woven from two moments, as an interlaced camera takes them."""
     graph = Graph()
-    source = graph.add_buffer(width=WIDTH, height=HEIGHT, format="yuv422p", time_base=Fraction(1, 25))
+    source = graph.add_buffer(width=WIDTH, height=HEIGHT, format=av.VideoFormat("yuv422p"), time_base=Fraction(1, 25))
     graph.link_nodes(source, graph.add("setfield", mode=scan), graph.add("buffersink")).configure()
     woven = []
     for index in range(frames):

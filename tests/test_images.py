@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pictures
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from nst_exp.errors import InputError
 from nst_exp.media import image as images
@@ -82,7 +82,7 @@ def test_colours_are_right_whatever_the_file(name: str, size: int, tmp_path: Pat
     pixels = read(pictures.make(name, tmp_path), size=size)
     assert pixels.shape == (1, size * 2 // 3, size, 3) and pixels.dtype == np.float32
     assert pixels.min() >= 0 and pixels.max() <= 1 and pixels.flags.c_contiguous
-    expected = np.array([np.broadcast_to(colour, 3) for colour in EXPECTED.get(name, pictures.QUADRANTS)])
+    expected = np.array([np.broadcast_to(np.asarray(colour), 3) for colour in EXPECTED.get(name, pictures.QUADRANTS)])
     np.testing.assert_allclose(corner_levels(pixels), expected, atol=tolerance_of(name))
 
 
@@ -277,6 +277,7 @@ def test_what_is_written_is_read_back(batched: bool, tmp_path: Path) -> None:
     np.testing.assert_array_equal(to_uint8(read(tmp_path / "a.png")), levels)
     with Image.open(tmp_path / "a.png") as picture:
         assert (picture.format, picture.mode) == ("PNG", "RGB")
+        assert isinstance(picture, PngImagePlugin.PngImageFile)
         assert picture.text == {"seed": "1", "ü": "é→"}
     assert os.listdir(tmp_path) == ["a.png"]
 

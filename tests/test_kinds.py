@@ -55,7 +55,7 @@ def test_raw_video_is_video(file: str, tmp_path: Path) -> None:
     for one in (path, without_suffix):
         assert kind_of(one) == "video"
         clip = probe(one, "content")
-        assert (clip.size, clip.rate, clip.frames) == ((64, 64), 25, 8)
+        assert (clip.size, clip.rate, clip.frames) == ((64, 64), Fraction(25), 8)
         frames = list(read_frames(clip, Cut(), on_corrupt="error", name="content"))
         assert len(frames) == 8
         assert {round(1 / ((b.pts - a.pts) * clip.time_base)) for a, b in itertools.pairwise(frames)} == {25}

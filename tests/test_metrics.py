@@ -136,7 +136,7 @@ def test_lpips_weights_of_a_wrong_file(
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "vgg16.ckpt").write_bytes(content)
     package = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _name: package)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: package)
     with pytest.raises(InputError, match="SHA-256 is"):
         load_lpips_weights()
     monkeypatch.setitem(files.BUNDLED, "vgg16", ("vgg16.ckpt", hashlib.sha256(content).hexdigest()))

@@ -63,8 +63,9 @@ def seeded_params(network: Network, library: str, layers: tuple[str, ...], folde
             tensors[f"{file_name}.bias"] = seeded_tensor(f"{name}.bias", (shape[-1],))
         for kind in ("weight", "bias", "running_mean", "running_var") if norm else ():
             tensors[f"{file_norm}.{kind}"] = seeded_tensor(f"{norm}.{kind}", (shape[-1],))
-    source = ParamsSource("keras" if library == "keras" else "safetensors", folder / "params")
-    (write_keras if library == "keras" else save_file)(tensors, source.path)
+    path = folder / "params"
+    (write_keras if library == "keras" else save_file)(tensors, path)
+    source = ParamsSource("keras" if library == "keras" else "safetensors", path)
     return jax.device_put(load_params(source, network, layers, folder).params)
 
 

@@ -1,5 +1,6 @@
 """The whole objective: against NumPy in float64, and its gradient against finite differences."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ def test_total_and_terms_against_numpy(loss: str, tmp_path: Path) -> None:
         return float(error / (np.asarray(b, np.float64) ** 2).sum() if loss == "relative" else error / np.size(b))
 
     def features(of: jax.Array) -> dict[str, np.ndarray]:
-        return objective.network.features(problem.params, of, objective.layers)
+        maps = objective.network.features(problem.params, of, objective.layers)
+        return {layer: np.asarray(map_) for layer, map_ in maps.items()}
 
     at, content, style = features(image), features(picture(24, 20, 0)), features(picture(18, 30, 1))
     by_layer = {layer: distance(gram(at[layer]), gram(style[layer])) for layer in STYLE_LAYERS}
@@ -81,7 +83,7 @@ def test_total_and_terms_against_numpy(loss: str, tmp_path: Path) -> None:
 def test_losses_vanish_at_their_targets(tmp_path: Path) -> None:
     objective, problem = make("relative", tmp_path)
     content, style = picture(24, 20, 0), picture(24, 20, 1)
-    problem = problem.replace(targets=targets_of(objective, problem.params, content, style))
+    problem = dataclasses.replace(problem, targets=targets_of(objective, problem.params, content, style))
     assert objective.losses(problem, content)[1]["content"] < 1e-10
     assert objective.losses(problem, style)[1]["style.block3_conv2"] < 1e-10
 

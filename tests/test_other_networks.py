@@ -19,7 +19,8 @@ from seeded import seeded_tensor
 
 from nst_exp.errors import InputError
 from nst_exp.networks import ARCHITECTURES, Network, get_network
-from nst_exp.networks.blocks import Options
+from nst_exp.networks.blocks import Chain, Options
+from nst_exp.networks.vgg import TINY
 from nst_exp.params import files as params_files
 from nst_exp.params.sources import LoadedParams, ParamsSource, load_params
 
@@ -77,7 +78,9 @@ def test_smallest_picture(network: str) -> None:
 def test_average_of_a_constant_is_the_constant() -> None:
     """Also where a window reaches beyond the border."""
     network = get_network("googlenet", pooling="average", padding="replicate", precision="float32")
-    pool = dict(network.table())["conv2"].blocks[0]  # type: ignore[attr-defined]
+    chain = dict(network.table())["conv2"]
+    assert isinstance(chain, Chain)
+    pool = chain.blocks[0]
     for side in (7, 8):
         pooled = pool(jnp.ones((1, side, side + 1, 2)), Options("average", "float32", None))
         np.testing.assert_allclose(pooled, 1.0, rtol=1e-6)
@@ -199,7 +202,7 @@ def test_batch_normalisation_is_folded(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", WRITERS)
 def test_files_that_do_not_fit(case: str, tmp_path: Path) -> None:
     sound = torch_tensors(RESNET, SHALLOW)
-    wrong = {
+    wrong: dict[str, dict[str, np.ndarray]] = {
         "conv2_block1_1/variance has negative values": {"layer1.0.bn1.running_var": -np.ones(64, np.float32)},
         "conv2_block1_1/mean has shape (3,), resnet50 needs (64,)": {
             "layer1.0.bn1.running_mean": np.ones(3, np.float32)
@@ -251,7 +254,7 @@ def test_download_of_which_eight_digits_are_known(
         offered = params_files._Download(f"{address}/a.pth", f"sha256:{digits}")
         monkeypatch.setitem(params_files.DOWNLOADS, ("torchvision", "tiny"), offered)
         if sound:
-            loaded = load_params(ParamsSource("torchvision"), files.TINY, files.TINY.layers, tmp_path)
+            loaded = load_params(ParamsSource("torchvision"), TINY, TINY.layers, tmp_path)
             assert loaded.sha256 == sha256
         else:
             message = files.refused(ParamsSource("torchvision"), tmp_path)

@@ -136,8 +136,8 @@ def test_long_profiles_and_texts_do_not_matter(what: str, tmp_path: Path) -> Non
     elif what != "profile":
         add = text.add_text if what == "zTXt" else text.add_itxt
         add("History", "x" * 3_000_000, zip=True)
-    profile = {"icc_profile": _noise()} if what == "profile" else {}
-    Image.new("RGB", (64, 64), GREEN).save(path, pnginfo=text, **profile)
+    profile = _noise() if what == "profile" else None
+    Image.new("RGB", (64, 64), GREEN).save(path, pnginfo=text, icc_profile=profile)
     assert read(path) == GREEN
 
 

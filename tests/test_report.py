@@ -118,7 +118,7 @@ def make_troubled(folder: Path) -> Path:
 
 def numbers_of(layout: Layout) -> list[list[list[int | None]]]:
     """The runs' numbers by block, row and column."""
-    return [[[cell and cell.number for cell in line] for line in block.cells] for block in layout.blocks]
+    return [[[cell.number if cell else None for cell in line] for line in block.cells] for block in layout.blocks]
 
 
 def page_of(folder: Path) -> str:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compilations
 
 from nst_exp.errors import InputError
 from nst_exp.networks import get_network
@@ -14,7 +15,7 @@ from nst_exp.outcome import Outcome
 from nst_exp.params.sources import ParamsSource, load_params
 from nst_exp.transfer.colour import recoloured
 from nst_exp.transfer.objective import LossWeights, Objective, loss_weights
-from nst_exp.transfer.solver import Lbfgs, advance
+from nst_exp.transfer.solver import Lbfgs
 from nst_exp.transfer.stylize import (
     BatchEntry,
     Progress,
@@ -135,9 +136,9 @@ def test_a_batch_agrees_with_one_at_a_time(tmp_path: Path) -> None:
         BatchEntry(weights(4.0), CONTENT[:, ::-1], STYLE[:, 3:], seed=3),
     ]
     seen: list[Progress] = []
-    before = advance._cache_size()
+    before = compilations()
     together = solve_entries(tmp_path, schedule, seen, entries)
-    assert advance._cache_size() == before + 2  # one for each scale
+    assert compilations() == before + 2  # one for each scale
     assert isinstance(together[1].error, InputError)
     for index in (0, 2, 3):
         chunks: list[Progress] = []

@@ -39,7 +39,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def home(original: Path, tmp_path: Path) -> Path:
+def home(original: Path, tmp_path: Path) -> Iterator[Path]:
     """A copy of that folder elsewhere, so a store that was moved with its sweep; the old one is out of sight."""
     home = tmp_path / "home"
     shutil.copytree(original, home)
@@ -267,13 +267,12 @@ def postgres(tmp_path: Path) -> Iterator[str]:
     programs, folder = _postgres(), Path(os.path.realpath("/tmp")) / f"nst_exp_pg_{os.getpid()}"
     assert programs is not None
     folder.mkdir(mode=0o700)
-    as_owner: dict[str, str] = {}
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "postgres", "postgres")
-        as_owner = {"user": "postgres", "group": "postgres"}
+    owner = "postgres" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
+    if owner:
+        shutil.chown(folder, owner, owner)
 
     def call(*command: str) -> None:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120, **as_owner)  # type: ignore[call-overload]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120, user=owner, group=owner)
 
     try:
         call(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from nst_exp.errors import InputError
 from nst_exp.media.kind import kind_of
-from nst_exp.media.video import Clip, Cut, probe, read_frames
+from nst_exp.media.video import Clip, Cut, Frame, probe, read_frames
 from nst_exp.media.video_writer import CODECS, fitted_size, write_clip
 
 VARIABLE = [0, 1001, 2002, 5005, 6006, 10010]
@@ -22,7 +23,7 @@ def opened(path: Path) -> Clip:
     return probe(path, "content")
 
 
-def read(path: Path, cut: Cut | None = None, on_corrupt: str = "error") -> list:
+def read(path: Path, cut: Cut | None = None, on_corrupt: str = "error") -> list[Frame]:
     return list(read_frames(opened(path), cut or Cut(), on_corrupt=on_corrupt, name="content"))
 
 
@@ -183,7 +184,7 @@ def test_sound_without_a_picture(tmp_path: Path) -> None:
 
 
 def test_failing_leaves_nothing(tmp_path: Path) -> None:
-    def frames():
+    def frames() -> Iterator[tuple[int, np.ndarray]]:
         yield 0, videos.scene(0)
         raise InputError("the source ends")
 

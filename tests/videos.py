@@ -74,7 +74,7 @@ def _sine(audio: Any, seconds: float) -> list[Any]:
 def stamps_of(path: Path) -> list[Fraction]:
     """When each frame of a clip is shown, in s."""
     with av.open(str(path)) as container:
-        return [frame.pts * frame.time_base for frame in container.decode(video=0)]
+        return [seconds_of(frame) for frame in container.decode(video=0)]
 
 
 def levels_of(path: Path) -> list[np.ndarray]:
@@ -88,3 +88,10 @@ def sound_of(path: Path) -> list[tuple[Fraction, bytes]]:
     with av.open(str(path)) as container:
         packets = container.demux(audio=0)
         return [(packet.pts * packet.time_base, bytes(packet)) for packet in packets if packet.pts is not None]
+
+
+def seconds_of(frame: av.VideoFrame | av.AudioFrame) -> Fraction:
+    """When a decoded frame is shown or heard, in s."""
+    assert frame.pts is not None
+    assert frame.time_base is not None
+    return frame.pts * frame.time_base

@@ -1,4 +1,4 @@
-"""Runs are ranked only within a case: among runs that are measured against the same things.
+"""Runs are ranked only within a case, which holds the runs that are measured against the same references.
 
 The kind of fault: a best run, a star, a front or a bar that is chosen among numbers that cannot be compared, because
 the photograph, the painting, the evaluator, the cut of a video or the noise at the start differ from run to run.
@@ -23,7 +23,7 @@ from nst_exp.report.sheet import _winners
 
 
 def add(folder: Path, number: int, score: float, settings: Mapping[str, Any], tags: Mapping[str, str] = {}) -> None:
-    """A finished run whose score, LPIPS and style distance are what is asked for."""
+    """Add a finished run with this score, and with an LPIPS and a style distance that follow from it."""
     run = RunFolder(folder / str(number))
     run.path.mkdir(parents=True)
     plain = {"content": "a.png", "style": "p.png", "evaluator": "vgg16", "init": "content", "seed": 0, **settings}
@@ -97,7 +97,7 @@ def test_a_random_evaluator_crowns_nothing_beside_a_real_one(tmp_path: Path) -> 
     assert sweep.starred == {1}
     assert "evaluator=tiny are not ranked" in sweep.ranking_note
     assert list(write_report(tmp_path / "both").bests.values()) == [RunFolder(tmp_path / "both" / "1")]
-    assert made(tmp_path / "dry", runs[2:]).starred == {0}  # a dry run has nothing else to show
+    assert made(tmp_path / "dry", runs[2:]).starred == {0}  # a sweep with only random evaluators is still ranked
 
 
 def test_a_run_that_never_began_makes_no_case(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_mark_on_every_run_is_left_out_and_that_is_said(tmp_path: Path) -> Non
 
 
 def test_a_report_ranks_its_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kind of fault: something about the whole sweep is computed again for each of its runs."""
+    """The kind of fault: a result about the whole sweep is computed again for each of its runs."""
     calls: list[int] = []
 
     def counted(runs: Sequence[Any], goals: tuple[str, str]) -> Any:

@@ -1,4 +1,4 @@
-"""VGG's features against an independent convolution in NumPy, float64."""
+"""VGG's features against an independent convolution in NumPy, in float64."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nst_exp.types import NetworkParams
 
 
 def reference_features(network: Network, params: NetworkParams, image: np.ndarray) -> dict[str, np.ndarray]:
-    """All feature maps, with the textbook's formulas."""
+    """All feature maps, by the textbook formulas."""
     wanted = params.preprocessing
     x = np.asarray(image[0], np.float64)
     x = x[..., ::-1] if wanted.channel_order == "bgr" else x

@@ -1,4 +1,4 @@
-"""The whole objective: against NumPy in float64, and its gradient against finite differences."""
+"""The whole objective against NumPy in float64, and its gradient against finite differences."""
 
 import dataclasses
 from functools import partial
@@ -89,7 +89,7 @@ def test_losses_vanish_at_their_targets(tmp_path: Path) -> None:
 
 
 def test_relative_loss_does_not_know_the_scale_of_features(tmp_path: Path) -> None:
-    """The same network with first-layer weights ten times as large says the same: weights carry over."""
+    """The losses are the same if the kernels of the first layer are ten times as large."""
     objective, problem = make("relative", tmp_path)
     layers = problem.params.layers
 
@@ -117,7 +117,7 @@ def test_gradient_against_finite_differences(loss: str, tmp_path: Path) -> None:
             direction = np.random.default_rng(seed).normal(size=image.shape)
             step = 1e-4
             slope = (total(image + step * direction) - total(image - step * direction)) / (2 * step)
-            # features are float32 by contract, so differences of losses are not better than this
+            # features are float32, so differences of losses cannot be more exact
             np.testing.assert_allclose(jnp.vdot(gradient, direction), slope, rtol=5e-3)
 
 
@@ -143,7 +143,7 @@ def test_convolution_and_its_gradients_are_those_of_lax(
 @pytest.mark.parametrize("sides", [(9, 8), (6, 11)], ids=str)
 def test_a_wide_convolution_by_fewer_multiplications_is_that_of_numpy(padding: Any, sides: tuple[int, int]) -> None:
     random = np.random.default_rng(0)
-    inputs = random.normal(size=(3, 2, *sides, LEAST_CHANNELS)).astype(np.float32)  # three lanes
+    inputs = random.normal(size=(3, 2, *sides, LEAST_CHANNELS)).astype(np.float32)  # three batch entries
     kernel = random.normal(size=(3, 3, LEAST_CHANNELS, LEAST_CHANNELS + 2)).astype(np.float32)
     assert pays(jnp.asarray(inputs[0]), jnp.asarray(kernel))
     borders = {"SAME": ((1, 1), (1, 1)), "VALID": ((0, 0), (0, 0))}[padding] if isinstance(padding, str) else padding
@@ -153,15 +153,15 @@ def test_a_wide_convolution_by_fewer_multiplications_is_that_of_numpy(padding: A
         windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
         return np.einsum("lnyxirc,rcio->lnyxo", windows, kernel, optimize=True)
 
-    def lanes(inputs: Any, kernel: Any) -> Any:
-        return jax.vmap(lambda lane: convolution(lane, kernel, (1, 1), padding, repeated=True))(inputs)
+    def batched(inputs: Any, kernel: Any) -> Any:
+        return jax.vmap(lambda entry: convolution(entry, kernel, (1, 1), padding, repeated=True))(inputs)
 
     expected = by_numpy(inputs, kernel)
-    actual, back = jax.vjp(lanes, jnp.asarray(inputs), jnp.asarray(kernel))
+    actual, back = jax.vjp(batched, jnp.asarray(inputs), jnp.asarray(kernel))
     assert np.abs(actual - expected).max() < 3e-6 * np.abs(expected).max()
     cotangent = random.normal(size=expected.shape).astype(np.float32)
     to_inputs, to_kernel = back(jnp.asarray(cotangent))
-    # both are linear: <cotangent, lanes(x, k)> is <to_inputs, x> and <to_kernel, k>, here for other x and k
+    # both are linear: <cotangent, batched(x, k)> is <to_inputs, x> and <to_kernel, k>, here for other x and k
     other, other_kernel = random.normal(size=inputs.shape), random.normal(size=kernel.shape)
     np.testing.assert_allclose(np.vdot(to_inputs, other), np.vdot(cotangent, by_numpy(other, kernel)), rtol=1e-3)
     moved = by_numpy(inputs, other_kernel)

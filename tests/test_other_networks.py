@@ -1,4 +1,4 @@
-"""The networks beside VGG-16: their names, their sizes, their files, and what is said when a file does not fit."""
+"""The networks besides VGG-16: their names, sizes and files, and the messages about files that do not fit."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_aliases(network: str, alias: str, layer: str) -> None:
 
 @pytest.mark.parametrize("network", ["vgg19", "alexnet", "googlenet", "resnet50", "inception_v4"])
 def test_smallest_picture(network: str) -> None:
-    """The least side leaves pixels at every layer, one less does not."""
+    """The smallest side leaves pixels at every layer; a side that is one less does not."""
     chosen = get_network(network, pooling="average", padding="replicate", precision="float32")
     layers = chosen.layers[:7]
     params = load_params(ParamsSource("random"), chosen, layers, Path("unused")).params
@@ -76,7 +76,7 @@ def test_smallest_picture(network: str) -> None:
 
 
 def test_average_of_a_constant_is_the_constant() -> None:
-    """Also where a window reaches beyond the border."""
+    """This holds also where a window reaches beyond the border."""
     network = get_network("googlenet", pooling="average", padding="replicate", precision="float32")
     chain = dict(network.table())["conv2"]
     assert isinstance(chain, Chain)
@@ -144,7 +144,7 @@ def save_pth(path: Path, tensors: files.Arrays, save: Callable[[Path, object], N
 
 
 def save_keras(path: Path, tensors: files.Arrays) -> None:
-    """Keras' own names, written out by hand."""
+    """Write params under Keras' own names, which are spelled out here."""
     layers = {"conv1": "conv1_conv", "bn1": "conv1_bn"}
     for index in (1, 2, 3):
         layers |= {
@@ -262,4 +262,4 @@ def test_download_of_which_eight_digits_are_known(
             assert not (tmp_path / "downloads" / "a.pth").exists()
 
 
-address = files.address  # the fixture
+address = files.address  # the fixture, for the tests of this file

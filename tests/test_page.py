@@ -1,4 +1,4 @@
-"""The report's page in a real browser: headless Chromium, as an artist would use it."""
+"""The report's page in a real browser, headless Chromium, used as an artist would use it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nst_exp.report import write_report
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
-# as root and without a way to the network, Chromium needs to be told so
+# needed as root and without a network
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -35,7 +35,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of 2x3 runs: four done, one failed, one on its way."""
+    """The page of 2x3 runs, of which four are finished, one failed, and one is not finished."""
     folder = tmp_path_factory.mktemp("sweep")
     sweeps.make_grid(folder, 0, pooling=("average", "max"), style_weight=(0.03, 0.1, 0.3))
     points = [(pooling, weight) for pooling in ("average", "max") for weight in (0.03, 0.1, 0.3)]
@@ -54,7 +54,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def page(browser: Browser, report: Path) -> Iterator[Page]:
-    """The page, opened from its file; requests to a network and errors fail the test."""
+    """The page, opened from its file; a request to a network or an error fails the test."""
     context = browser.new_context(
         viewport={"width": 1200, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
     )
@@ -133,11 +133,11 @@ def test_sorting_changes_the_order(page: Page) -> None:
     page.select_option("#sort", "style_distance")
     values = {number: sweeps.measures_of(number)["style_distance"] for number in range(4)}
     expected = [str(number) for number in sorted(values, key=values.__getitem__)]
-    assert shown(page) == [*expected, "4", "5"]  # what is not known comes last
+    assert shown(page) == [*expected, "4", "5"]  # runs without this measure come last
     page.click("#turn")
     assert shown(page) == [*reversed(expected), "4", "5"]
     page.select_option("#sort", "ssim")
-    assert shown(page)[:4] == ["0", "1", "2", "3"]  # the best first, here the highest
+    assert shown(page)[:4] == ["0", "1", "2", "3"]  # the best comes first, here the highest
     page.click("[data-view=grid]")
     assert shown(page) == ["0", "1", "2", "3", "4", "5"]
 

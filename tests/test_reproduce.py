@@ -1,4 +1,4 @@
-"""`python -m nst_exp.reproduce`: a logged run made again from MLflow alone."""
+"""`python -m nst_exp.reproduce` repeats a logged run from MLflow alone."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ SAMPLES = {"content": "pkg://sklearn/datasets/images/china.jpg", "style": "pkg:/
 
 
 class Home(NamedTuple):
-    """Where the run was made."""
+    """The folder and the store in which the run was made."""
 
     folder: Path
     uri: str
@@ -42,7 +42,7 @@ class Home(NamedTuple):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A sweep of one point, from pictures of its own."""
+    """A sweep of one point, with pictures in its folder."""
     folder = tmp_path_factory.mktemp("home")
     for name, address in SAMPLES.items():
         shutil.copy(locate(address), folder / f"{name}.jpg")
@@ -72,7 +72,7 @@ def repeat(*arguments: str, folder: Path) -> Outcome:
 def refusal(
     *arguments: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int = 1
 ) -> str:
-    """The one line in which the command ends."""
+    """The line with which the command ends."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["reproduce", *arguments])
     with pytest.raises(SystemExit) as end:
@@ -83,7 +83,7 @@ def refusal(
 
 
 def log_again(home: Home, files: Path, status: str = "FINISHED") -> str:
-    """A run of its own that has these files."""
+    """Log a new run with these files; returns its id."""
     client = home.client
     run_id = client.create_run(client.get_run(home.run_id).info.experiment_id).info.run_id
     client.log_artifacts(run_id, str(files))
@@ -106,14 +106,14 @@ def test_another_seed_and_a_changed_picture_are_found_out(home: Home, tmp_path: 
     files, moved = tmp_path / "files", tmp_path / "album" / "deep"
     shutil.copytree(home.point, files)
     moved.mkdir(parents=True)
-    for name in SAMPLES:  # found by hash: other names, other folder
+    for name in SAMPLES:  # found by hash, under other names in another folder
         shutil.copy(home.folder / f"{name}.jpg", moved / f"my {name}.jpeg")
     (moved / "content.jpg").write_bytes(b"of the same name, but no picture")
     config = yaml.safe_load((files / "config.yaml").read_text())
     (files / "config.yaml").write_text(yaml.safe_dump({**config, "seed": 6}))
     record = json.loads((files / "record.json").read_text())
     record["tags"] |= {"device": "an abacus", "version.ffmpeg": "libavcodec 1.0.0"}
-    del record["tags"]["processor"]  # as runs of earlier versions have none
+    del record["tags"]["processor"]  # runs of earlier versions have none
     (files / "record.json").write_text(json.dumps(record))
     with Image.open(files / "pastiche.png") as picture:
         brighter = picture.point(lambda level: min(255, level + 1))

@@ -1,4 +1,4 @@
-"""Clips in and out: time stamps, sound, colours, damage."""
+"""Videos are read and written: time stamps, sound, colours, damage."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def read(path: Path, cut: Cut | None = None, on_corrupt: str = "error") -> list[
 
 
 def copied(source: Path, target: Path, codec: str, cut: Cut | None = None, *, sound: bool = False) -> Path:
-    clip = opened(source)
+    video = opened(source)
     frames = ((frame.pts, frame.levels) for frame in read(source, cut))
-    sound_of = clip if sound else None
-    write_clip(target, frames, CODECS[codec], time_base=clip.time_base, rate=clip.rate, sound_of=sound_of)
+    sound_of = video if sound else None
+    write_clip(target, frames, CODECS[codec], time_base=video.time_base, rate=video.rate, sound_of=sound_of)
     return target
 
 
-def test_what_a_clip_says_of_itself(tmp_path: Path) -> None:
-    clip = opened(videos.write(tmp_path / "a.mp4", sound="aac"))
-    assert (clip.size, clip.rate, clip.frames, clip.has_sound) == ((48, 32), videos.RATE, 6, True)
+def test_what_a_video_says_of_itself(tmp_path: Path) -> None:
+    video = opened(videos.write(tmp_path / "a.mp4", sound="aac"))
+    assert (video.size, video.rate, video.frames, video.has_sound) == ((48, 32), videos.RATE, 6, True)
 
 
 @pytest.mark.parametrize("codec", [name for name in CODECS if name not in ("gif", "webp")])
@@ -45,7 +45,7 @@ def test_exact_rates_and_variable_stamps_survive(codec: str, tmp_path: Path) -> 
     source = videos.write(tmp_path / "a.mp4", stamps=VARIABLE, size=(64, 64))
     target = copied(source, tmp_path / f"b{CODECS[codec].suffix}", codec)
     expected = [Fraction(stamp, 30000) for stamp in VARIABLE]
-    exact = CODECS[codec].suffix == ".mp4"  # Matroska and WebM know milliseconds only
+    exact = CODECS[codec].suffix == ".mp4"  # Matroska and WebM count only milliseconds
     tolerance = 0 if exact else Fraction(1, 1000)
     assert all(abs(one - other) <= tolerance for one, other in zip(videos.stamps_of(target), expected, strict=True))
     constant = copied(videos.write(tmp_path / "c.mp4", size=(64, 64)), tmp_path / f"d{CODECS[codec].suffix}", codec)
@@ -136,8 +136,8 @@ def test_animations(tmp_path: Path) -> None:
 def test_kinds(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("neither\n" * 100)
     (tmp_path / "broken.mp4").write_bytes(b"nothing of the sort")
-    clip = videos.write(tmp_path / "clip.mkv")
-    clip.rename(tmp_path / "no_suffix")
+    video = videos.write(tmp_path / "video.mkv")
+    video.rename(tmp_path / "no_suffix")
     Image.fromarray(videos.scene(0)).save(tmp_path / "a.png")
     kinds = {name: kind_of(tmp_path / name) for name in ("a.txt", "broken.mp4", "no_suffix", "a.png", "absent.png")}
     assert kinds == {
@@ -167,7 +167,7 @@ def test_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of the sort"])
-def test_no_clip(content: bytes, tmp_path: Path) -> None:
+def test_no_video(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(InputError, match=r"content='.*a.mp4' cannot be read: "):
         opened(tmp_path / "a.mp4")

@@ -1,16 +1,16 @@
 """The PyTorch half of scripts/bench: the same loss and gradient, in a process and an interpreter of its own.
 
-It waits on stdin, a JSON command a line, and answers each with a line of JSON on stdout:
+It reads JSON commands from stdin, one on each line, and answers each with a line of JSON on stdout:
 
-    {"load": {...}}                     make ready; the fields are those of `Settings`
-        -> {LAYOUT: loss}; gradients are left in `folder`
+    {"load": {...}}                     prepare; the fields are those of `Settings`
+        -> {LAYOUT: loss}; gradients are written to `folder`
     {"go": [LAYOUT, CALLS]}             evaluate
         -> seconds per evaluation
     {"solve": [LAYOUT, EVALUATIONS, HISTORY]}  minimise by torch.optim.LBFGS from noise.npy in `folder`
         -> [[seconds so far, loss] of each evaluation]
 
-Needs PyTorch and NumPy, nothing of nst_exp. Eager only: `torch.compile` (2.13, CPU) takes a minute for this loss
-and then fails on an assertion about strides.
+It needs PyTorch and NumPy, and nothing of nst_exp. It runs eagerly, because `torch.compile` (2.13, CPU) takes a minute
+for this loss and then fails on an assertion about strides.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import numpy as np
 import torch
 import torch.nn.functional as nn
 
-DEVICE = sys.argv[1] if sys.argv[1:] else "cpu"  # that of JAX, which may see no GPU where PyTorch does
+DEVICE = sys.argv[1] if sys.argv[1:] else "cpu"  # JAX's device; JAX may find no GPU although PyTorch does
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 Maps = dict[str, torch.Tensor]
@@ -34,7 +34,7 @@ Maps = dict[str, torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to compute; `folder` has params.npz and images.npz, written by scripts/bench."""
+    """What to compute; `folder` holds params.npz and images.npz, which scripts/bench writes."""
 
     folder: str
     precision: str
@@ -85,7 +85,7 @@ class Loss:
         return sum(self.settings.weights[name] * term for name, term in terms.items())
 
     def evaluate(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Value and gradient."""
+        """The value and its gradient."""
         total = self(self.image)
         return total.detach(), torch.autograd.grad(total, self.image)[0]
 
@@ -100,12 +100,12 @@ class Loss:
                 x = nn.pad(x, (1, 1, 1, 1), mode="replicate")
             elif layer.endswith("conv1"):
                 x = nn.avg_pool2d(x, 2)
-            # in place: what a PyTorch program would do, for a convolution's gradient needs no output of it
+            # in place, as PyTorch programs do: a convolution's gradient does not need its output
             x = maps[layer] = nn.relu(nn.conv2d(x, kernel, bias, padding=1 if maps else 0), inplace=True)
         return maps
 
     def _gram(self, feature_map: torch.Tensor) -> torch.Tensor:
-        """Of either layout without a copy: channels by pixels, or pixels by channels."""
+        """The Gram matrix, without a copy in either layout: channels by pixels, or pixels by channels."""
         x = feature_map.float()[0]
         if self.layout == torch.contiguous_format:
             by_channel = x.flatten(1)
@@ -119,7 +119,7 @@ def _relative_error(values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def _seconds(loss: Loss, calls: int) -> float:
-    """A GPU is waited for once, after the last call: a solver would not wait for each step either."""
+    """Seconds per call. It waits for a GPU only after the last call, as a solver does not wait for each step either."""
     start = time.perf_counter()
     for _ in range(calls):
         loss.evaluate()
@@ -129,10 +129,10 @@ def _seconds(loss: Loss, calls: int) -> float:
 
 
 def _solve(loss: Loss, evaluations: int, history: int) -> list[tuple[float, float]]:
-    """Unit steps, as PyTorch's style transfer programs take them."""
+    """[seconds so far, loss] of each evaluation, with unit steps as in PyTorch's style transfer programs."""
     start = np.load(Path(loss.settings.folder, "noise.npy"))
     image = torch.tensor(start.transpose(0, 3, 1, 2), device=DEVICE).to(memory_format=loss.layout).requires_grad_()
-    # lr=1: its first step is min(1, 1 / |gradient|_1), the others are unit steps; never done early
+    # with lr=1 the first step is min(1, 1 / |gradient|_1) and the others are unit steps; zero tolerances never stop it
     solver = torch.optim.LBFGS(
         [image],
         lr=1,
@@ -156,7 +156,7 @@ def _solve(loss: Loss, evaluations: int, history: int) -> list[tuple[float, floa
 
 
 def _load(settings: Settings) -> tuple[dict[str, Loss], dict[str, float]]:
-    """The loss in each layout, warmed up, and its value; its gradient is left as LAYOUT.npy, NHWC."""
+    """The loss in each layout, warmed up, and its value; the gradient is written to LAYOUT.npy, NHWC."""
     torch.backends.cudnn.allow_tf32 = settings.precision == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = False  # Gram matrices are always float32
     torch.backends.cudnn.benchmark = True
@@ -171,7 +171,7 @@ def _load(settings: Settings) -> tuple[dict[str, Loss], dict[str, float]]:
 
 
 def main() -> None:
-    """Greet with version and device, then obey until stdin ends."""
+    """Print version and device, then carry out commands until stdin ends."""
     torch.set_num_threads(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     answer: object = {"torch": torch.__version__, "device": DEVICE, "threads": torch.get_num_threads()}
     print(json.dumps(answer), flush=True)
@@ -179,7 +179,7 @@ def main() -> None:
     for line in sys.stdin:
         command = json.loads(line)
         if "load" in command:
-            losses.clear()  # first: two sizes' tensors need not fit at once
+            losses.clear()  # first, because the tensors of two sizes need not fit into memory together
             losses, answer = _load(Settings(**command["load"]))
         elif "solve" in command:
             layout, evaluations, history = command["solve"]

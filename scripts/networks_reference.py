@@ -1,13 +1,14 @@
-"""What torchvision and timm compute with seeded params, for tests/test_networks_reference.py to compare with.
+"""Computes features and gradients by torchvision and timm, which tests/test_networks_reference.py compares with.
 
-Run once, with a Python that has torch, torchvision and timm (versions are stored in the result):
+Run it once, with a Python that has torch, torchvision and timm, whose versions are stored in the result:
 
     /path/to/python/with/torch scripts/networks_reference.py
 
-It writes tests/data/networks_reference.json: for every network and size, for every layer the shape, mean,
-standard deviation, largest value and a few values, and the gradient of `sum over layers of log mean F^2` with
-respect to the picture, for all layers and for the first five. "keras" cases are torchvision's ResNets with what
-Keras does differently: strides in the first convolution of a stage, biases, an epsilon of 1.001e-5, Caffe's pixels.
+It writes tests/data/networks_reference.json. For every network and size, the file holds the shape, mean, standard
+deviation, largest value and a few values of every layer, and the gradient of `sum over layers of log mean F^2` with
+respect to the picture, for all layers and for the first five. All params are drawn from seeded generators. The "keras"
+cases are torchvision's ResNets, changed to what Keras does differently: strides in the first convolution of a stage,
+biases, an epsilon of 1.001e-5, and Caffe's pixels.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ sys.path.insert(0, str(ROOT / "tests"))
 from seeded import sample_indices, seeded_picture, seeded_tensor  # noqa: E402
 
 RESULT = ROOT / "tests" / "data" / "networks_reference.json"
-SHALLOW = 5  # layers, whose gradient is compiled in seconds
+SHALLOW = 5  # number of layers whose gradient is compiled in seconds
 FEATURE_SAMPLES, GRADIENT_SAMPLES = 6, 24
 CASES = [
-    # network, whose params, (height, width)
+    # network, library, (height, width)
     *(("vgg19", "torch", size) for size in ((20, 24), (37, 33))),
     *(("alexnet", "torch", size) for size in ((64, 49), (67, 70), (90, 97))),
     *(("resnet50", "torch", size) for size in ((64, 49), (65, 66), (97, 80))),
@@ -131,7 +132,7 @@ def alexnet() -> tuple[torch.nn.Module, list[str]]:
 
 
 def headless(model: Any) -> tuple[torch.nn.Module, list[str]]:
-    """Without the last pool and the classifier, which do not take every size."""
+    """The model without the last pool and the classifier, which do not take every size."""
     kept = torch.nn.Sequential()
     kept.add_module("features", model.features[:-1])
     return kept, relus(kept.features)

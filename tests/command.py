@@ -114,7 +114,7 @@ def process_state() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     handlers_before = {number: signal.getsignal(number) for number in ENDING}
-    jax_cache = jax.config.jax_compilation_cache_dir
+    jax_cache = jax.config.values["jax_compilation_cache_dir"]
     GlobalHydra.instance().clear()
     try:
         with (

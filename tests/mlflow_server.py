@@ -1,4 +1,4 @@
-"""A real MLflow server on the loopback interface, and what MLflow has."""
+"""A real MLflow server on the loopback interface, and the runs in a store."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from mlflow.entities import Run
 
 
 def runs_of(client: MlflowClient) -> list[Run]:
-    """All runs of the product's experiment, in the order of their starts."""
+    """All runs of the product's experiment, ordered by start time."""
     experiment = client.get_experiment_by_name("nst_exp")
-    if experiment is None:  # not made yet
+    if experiment is None:  # no run has created it yet
         return []
     return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
-    """Return once `condition` holds."""
+    """Wait until `condition` holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
@@ -36,24 +36,24 @@ def wait_for(condition: Callable[[], bool], seconds: float = 90) -> None:
 
 @dataclass
 class Server:
-    """A server with a store of its own, which outlives it."""
+    """A server with a store of its own, which remains when the server is killed."""
 
     folder: Path
     port: int
-    _processes: list[subprocess.Popen] = field(default_factory=list)
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def uri(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
     def restart(self) -> None:
-        """Start it, on the same port and store, and wait until it answers."""
+        """Start the server on its port and store, and wait until it answers."""
         store = (
             *("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db"),
             *("--artifacts-destination", str(self.folder / "artifacts")),
         )
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        quiet = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # a dozen processes for nothing
+        quiet = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # would start a dozen unused processes
         with (self.folder / "log").open("a") as log:
             self._processes.append(
                 subprocess.Popen(
@@ -63,7 +63,7 @@ class Server:
         wait_for(self._answers)
 
     def kill(self) -> None:
-        """Make an end of it without notice."""
+        """Kill the server and its processes at once."""
         while self._processes:
             process = self._processes.pop()
             with contextlib.suppress(ProcessLookupError):
@@ -78,7 +78,7 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(folder: Path) -> Iterator[Server]:
-    """A server that keeps all it has in `folder`."""
+    """Start a server that stores everything in `folder`."""
     folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
-"""Odd picture files, made on demand: `make(name, folder)` writes one and returns its path.
+"""Writes unusual picture files: `make(name, folder)` writes one and returns its path.
 
-`READABLE` and `REFUSED` list the names. Unless their name says otherwise, readable pictures are 96x64 px with
-the four `QUADRANTS`: large flat areas, so that lossy formats and rotation leave something to compare.
+`READABLE` and `REFUSED` list the names. Unless their name says otherwise, readable pictures have 96x64 px and
+the four `QUADRANTS`, which are large and flat so that they can be compared after lossy compression and rotation.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def make(name: str, folder: Path) -> Path:
 
 
 def quadrants(colours: tuple[Any, ...], dtype: npt.DTypeLike = np.uint8) -> npt.NDArray[Any]:
-    """(HEIGHT, WIDTH) or (HEIGHT, WIDTH, C) with one of four colours in each quarter."""
+    """An array (HEIGHT, WIDTH) or (HEIGHT, WIDTH, C) with one of four colours in each quarter."""
     corners = np.array(colours, dtype).reshape((2, 2, *np.shape(colours[0])))
     return corners.repeat(HEIGHT // 2, axis=0).repeat(WIDTH // 2, axis=1)
 
@@ -43,7 +43,7 @@ def grey_picture() -> Image.Image:
 
 
 def png_bytes(width: int, height: int, bit_depth: int, colour_type: int, rows: bytes) -> bytes:
-    """A PNG by hand, for what Pillow cannot write; `rows` are raw, each behind a filter byte."""
+    """A PNG of a kind that Pillow cannot write; each of the raw `rows` begins with a filter byte."""
     header = struct.pack(">IIBBBBB", width, height, bit_depth, colour_type, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(rows, 1)), (b"IEND", b"")]
     body = b"".join(_png_chunk(kind, data) for kind, data in chunks)
@@ -55,7 +55,7 @@ def _png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def swapped_profile() -> bytes:
-    """An RGB profile whose red primary is sRGB's green and the other way round."""
+    """An RGB profile whose red primary is sRGB's green, and whose green primary is sRGB's red."""
     red, green, blue = (0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)
     tags = {b"rXYZ": _xyz(*green), b"gXYZ": _xyz(*red), b"bXYZ": _xyz(*blue)}
     tags |= {kind: _gamma(2.2) for kind in (b"rTRC", b"gTRC", b"bTRC")}
@@ -118,7 +118,7 @@ def _half(content: bytes) -> bytes:
 
 
 def _noise() -> Image.Image:
-    """Hard to compress, so that half of the file is half of the picture."""
+    """A picture that is hard to compress, so that half of the file is half of the picture."""
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
 
 
@@ -134,7 +134,7 @@ def _bad_checksum() -> bytes:
 
 
 def _with_alpha(mode: str) -> Image.Image:
-    """Colours opaque at the top, transparent at the bottom."""
+    """A picture that is opaque at the top and transparent at the bottom."""
     picture = grey_picture() if mode == "LA" else colour_picture()
     picture.putalpha(Image.fromarray(quadrants((255, 255, 0, 0))))
     return picture
@@ -181,7 +181,7 @@ def exif(orientation: int) -> Image.Exif:
 
 
 def _stored_as(orientation: int) -> Callable[[], Image.Image]:
-    """The picture as a camera stores it when `orientation` is to bring it upright again."""
+    """The picture as a camera stores it if `orientation` turns it upright again."""
     turn = Image.Transpose
     undo = {
         2: turn.FLIP_LEFT_RIGHT,
@@ -205,7 +205,7 @@ def _flat(width: int, height: int) -> Callable[[], Image.Image]:
 
 
 def _oversized(width: int, height: int) -> Callable[[], bytes]:
-    """A header that promises far more than is there."""
+    """A file whose header states a far larger picture than its data holds."""
     return lambda: png_bytes(width, height, 8, 2, bytes(1000))
 
 

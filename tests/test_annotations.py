@@ -42,7 +42,7 @@ def annotated(module: ModuleType) -> list[Any]:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_annotations_are_valid(name: str) -> None:
-    """Kind: jaxtyping skips, without a word, a class or function with an annotation that it cannot evaluate."""
+    """Kind: jaxtyping silently skips a class or function with an annotation that it cannot evaluate."""
     module = importlib.import_module(name)
     known = {**vars(module), **only_for_type_checkers(module)}
     for item in annotated(module):
@@ -50,7 +50,7 @@ def test_annotations_are_valid(name: str) -> None:
 
 
 def test_scripts_measure_with_the_defaults_of_conf() -> None:
-    """Kind: a number of conf/ that is repeated elsewhere and can differ from it."""
+    """Kind: a number of conf/ that is repeated elsewhere, where it can differ."""
     with initialize_config_dir(str(conf_defaults._CONF), version_base="1.3"):
         config = compose("run")
     weights, style_scale = conf_defaults.weights()

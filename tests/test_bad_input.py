@@ -1,4 +1,4 @@
-"""Whatever is wrong with a command: one line that says so, the right exit code, and nothing half-written."""
+"""A command with a mistake ends with one line that names it, the right exit code, and no unfinished files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STYLE_LAYERS = "block1_conv1, block2_conv1, block3_conv1, block4_conv1, block5_c
 
 
 def assert_refused(outcome: Outcome, saying: Sequence[str], folder: Path) -> None:
-    """It ended with 1, with one line of our own, which says all that is in `saying`, and left no results."""
+    """The command ended with 1 and one line that contains all of `saying`, and left no results."""
     for part in saying:
         assert part in outcome.stderr
     assert outcome.code == 1
@@ -51,7 +51,7 @@ def statuses(store: Path) -> dict[str, str]:
 
 
 def closed_port() -> str:
-    """The address of a server that is not there."""
+    """The address of a server that does not run."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -59,9 +59,9 @@ def closed_port() -> str:
 
 # --- values ------------------------------------------------------------------------------------------------
 
-# arguments of the command: what its message must say
+# arguments of the command, and texts that its message must contain
 VALUES: dict[str, tuple[str, ...]] = {
-    # of no such name
+    # unknown names
     "bogus=1": ("bogus",),
     "+bogus=1": ("bogus",),
     "+network.bogus=1": ("bogus",),
@@ -71,14 +71,14 @@ VALUES: dict[str, tuple[str, ...]] = {
     "experiment=foo": ("experiment=foo", "article", "quick"),
     "network=foo": ("network=foo", "tiny", "vgg16"),
     "network.name=foo": ("network.name='foo'", "vgg16, vgg19, alexnet"),
-    # of another type
+    # wrong types
     "bad": ("bad", "KEY=VALUE"),
     "size=abc": ("size", "abc", "Integer"),
     "steps=1.5": ("steps", "1.5", "Integer"),
     "style_weight=abc": ("style_weight", "abc", "Float"),
     "content=null": ("content",),
     "~seed": ("seed", "missing"),
-    # of another range
+    # values out of range
     "steps=0": ("steps=0: must be at least 1",),
     "steps=-1": ("steps=-1: must be at least 1",),
     "size=15": ("size=15: must be from 16 to 8192",),
@@ -95,7 +95,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "content_weight=1e39": ("content_weight=1e+39",),  # beyond float32
     "style_weight=1e36": ("style_weight=1e+36: must be at most 1e+30",),
     "content_weight=0 style_weight=0": ("content_weight and style_weight are both 0",),
-    # a choice
+    # unknown choices
     "init=foo": ("init=foo: choose one of content, colours, noise, style",),
     "pooling=foo": ("pooling=foo: choose one of average, max",),
     "aspect=foo": ("aspect=foo: choose one of keep, stretch",),
@@ -119,7 +119,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "style_layer_weight.block3_conv2=1": ("style_layer_weight.block3_conv2=1 has no effect", STYLE_LAYERS),
     "style_layer_weight.foo=1": ("style_layer_weight.foo",),
     "style_layer_weight.block3_conv1=1 style_layer_weights=[1,1,1,1,1]": ("style_layer_weight.block3_conv1=1 has no",),
-    # what goes together
+    # values that contradict each other
     "solver=adam solver.history_size=5": ("solver.history_size=5", "solver=adam", "no meaning"),
     "solver=lbfgs solver.learning_rate=1": ("solver.learning_rate=1.0", "solver=lbfgs", "no meaning"),
     "solver=lbfgs solver.history_size=0": ("solver.history_size=0: must be",),
@@ -130,11 +130,11 @@ VALUES: dict[str, tuple[str, ...]] = {
     "params=random params.path=absent.h5": ("params.path=absent.h5: params.source=random takes no file",),
     "tracking=server": ("tracking=server", "tracking.uri=http://HOST:PORT"),
     "tracking=server tracking.uri=foo": ("tracking.uri=foo",),
-    # folders that cannot be made
+    # folders that cannot be created
     "hydra.run.dir=/dev/null/run": ("/dev/null/run",),
     "hydra.run.dir=/proc/run": ("/proc/run",),
     "tracking=sqlite tracking.store=/dev/null/store": ("/dev/null/store",),
-    # of a sweep as a whole
+    # a sweep as a whole
     "-m bogus=1,2": ("bogus",),
     "-m size=abc,32": ("size", "abc", "Integer"),
     "-m content_weight=1,2 tracking=server": ("tracking=server", "tracking.uri=http://HOST:PORT"),
@@ -150,7 +150,7 @@ def test_wrong_values(arguments: str, tmp_path: Path) -> None:
 
 
 def test_unknown_keys_are_never_to_be_forced(tmp_path: Path) -> None:
-    """Hydra's advice would be to say `+bogus=1`."""
+    """Kind: an error that repeats Hydra's advice to type `+bogus=1`."""
     assert "+bogus" not in run_in_process("bogus=1", folder=tmp_path).stderr
 
 
@@ -203,7 +203,7 @@ def test_refused_pictures(name: str, key: str, tmp_path: Path) -> None:
 
 
 def painted(outcome: Outcome, folder: Path) -> np.ndarray:
-    """The picture of a run that went well, (H, W, 3) levels."""
+    """The picture (H, W, 3), in levels, of a run that succeeded."""
     assert outcome.code == 0, outcome.stderr
     assert outcome.stderr == ""
     result = json.loads((folder / OUT / "result.json").read_text())
@@ -222,13 +222,13 @@ def test_odd_pictures_are_painted(content: str, style: str, tmp_path: Path) -> N
     outcome = run_in_process(*(f"{key}={path}" for key, path in paths.items()), folder=tmp_path)
     picture = painted(outcome, tmp_path)
     assert picture.shape == (21, 32, 3)
-    if content == "exif6":  # red, green and blue are where they belong when the picture is upright
+    if content == "exif6":  # the colours are in their quadrants only if the picture is upright
         corners = picture[5, 8], picture[5, 24], picture[16, 8]
         assert [int(corner.argmax()) for corner in corners] == [0, 1, 2]
 
 
 THIN = {
-    (2000, 30): "",  # less than 2 px thin, as the evaluator reads it
+    (2000, 30): "",  # thinner than 2 px at the evaluator's size
     (500, 1): "is 500x1 px: its short side is 1 px, at least 16 px needed",
     (15, 500): "is 15x500 px: its short side is 15 px, at least 16 px needed",
 }
@@ -236,7 +236,7 @@ THIN = {
 
 @pytest.mark.parametrize("stored", THIN)
 def test_thin_pictures_are_painted_or_refused_at_once(stored: tuple[int, int], tmp_path: Path) -> None:
-    """Kind: an input that the run takes, but that something after the painting, such as the evaluator, does not."""
+    """Kind: an input that the run accepts, but that a later part, such as the evaluator, refuses after the painting."""
     levels = np.random.default_rng(0).integers(0, 256, (*stored[::-1], 3), np.uint8)
     Image.fromarray(levels).save(tmp_path / "thin.png")
     outcome = run_in_process("style=thin.png", "aspect=stretch", folder=tmp_path)
@@ -259,12 +259,12 @@ def test_sixty_megapixels_are_painted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["truncated", "another shape", "not finite"])
 def test_damaged_params(case: str, damage: str, tmp_path: Path) -> None:
     arrays = params_files.tiny_arrays()
-    tampered = {
+    tampered: dict[str, params_files.Arrays] = {
         "truncated": {},
         "another shape": {"block3_conv1/kernel": np.zeros((3, 3, 8, 4), np.float32)},
         "not finite": {"block3_conv1/bias": np.full(8, np.inf, np.float32)},
-    }[damage]
-    source = params_files.written(case, tmp_path, arrays | tampered)
+    }
+    source = params_files.written(case, tmp_path, arrays | tampered[damage])
     assert source.path is not None
     if damage == "truncated":
         whole = source.path.read_bytes()
@@ -283,7 +283,7 @@ def test_pickle_runs_no_code(tmp_path: Path) -> None:
     assert_refused(outcome, (f"params.path={path}: refused", "posix.system"), tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore:Error .* persistent compilation cache:UserWarning")  # by JAX
+@pytest.mark.filterwarnings("ignore:Error .* persistent compilation cache:UserWarning")  # JAX's
 def test_cache_that_cannot_be_written_only_warns(tmp_path: Path) -> None:
     path = tmp_path / "params.ckpt"
     params_files.write_pickle(path, params_files.tiny_arrays())
@@ -299,8 +299,8 @@ def test_cache_that_cannot_be_written_only_warns(tmp_path: Path) -> None:
 
 
 def test_bad_points_do_not_stop_a_sweep(tmp_path: Path) -> None:
-    """Of four points three fail, before, at and after the beginning of their runs; each is named, in MLflow too."""
-    (tmp_path / OUT / "1" / "pastiche.png").mkdir(parents=True)  # where the picture should go
+    """Three of four points fail: before, at and after the beginning of their runs. Each is named, also in MLflow."""
+    (tmp_path / OUT / "1" / "pastiche.png").mkdir(parents=True)  # a folder in the place of the picture
     sweep = ("-m", "style_weight=-1,0.3,1e30,0.1", "loss.style_scale=1e20")
     outcome = run_process(*sweep, "tracking=sqlite", "tracking.store=store", folder=tmp_path)
     assert outcome.code == 1

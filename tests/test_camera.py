@@ -1,4 +1,4 @@
-"""A live camera through the real command, with FFmpeg's test picture for a camera: whole clips, a page, clean ends."""
+"""A live camera through the real command, with FFmpeg's test picture as the camera: videos, the page, clean ends."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
-import clips
 import numpy as np
 import pytest
+import videos
 import yaml
 from command import OUT, Outcome, arguments_of, run_in_process
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow_server import runs_of
 from playwright.sync_api import expect, sync_playwright
 from test_page import CHROMIUM, FLAGS
 
 import nst_exp.commands.reproduce
 from nst_exp.errors import InputError
-from nst_exp.evaluation.evaluator import Pair
+from nst_exp.evaluation.evaluator import measure
 from nst_exp.media.camera import Camera, find_camera
 from nst_exp.runs import camera
 from nst_exp.runs.camera import Pace
 from nst_exp.runs.preview import Preview, jpeg
 
-TEST_PICTURE = "testsrc=size=48x32:rate=200"  # more than any machine paints
+TEST_PICTURE = "testsrc=size=48x32:rate=200"  # more frames a second than any machine paints
 QUICK = (
     *("source=camera", "style=pkg://nst_exp/samples/night_harbour.jpg", f"camera.device='{TEST_PICTURE}'"),
     *("camera.format=lavfi", "camera.port=0", "camera.budget_ms=100"),
@@ -44,7 +47,7 @@ def filmed(*arguments: str, folder: Path) -> Outcome:
     return run_in_process(*QUICK, *arguments, folder=folder)
 
 
-def result_of(folder: Path) -> dict:
+def result_of(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
@@ -54,8 +57,8 @@ def trace_of(folder: Path) -> list[dict[str, float]]:
 
 
 def assert_whole(folder: Path) -> None:
-    """Clip, trace and result agree, and time goes on."""
-    result, stamps, rows = result_of(folder), clips.stamps_of(folder / "pastiche.mp4"), trace_of(folder)
+    """Video, trace and result agree, and time stamps increase."""
+    result, stamps, rows = result_of(folder), videos.stamps_of(folder / "pastiche.mp4"), trace_of(folder)
     assert result["frames"] == len(stamps) == len(rows) >= 1
     assert stamps == sorted(set(stamps))
     indices = [row["step"] for row in rows]
@@ -77,26 +80,24 @@ def test_other_modes_and_an_odd_size(mode: str, tmp_path: Path) -> None:
     outcome = filmed(f"video={mode}", "camera.seconds=0.3", "size=33", "video.codec=ffv1", folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     assert result_of(tmp_path / OUT)["video"] == "pastiche.mkv"
-    assert clips.levels_of(tmp_path / OUT / "pastiche.mkv")[0].shape == (22, 33, 3)
+    assert videos.levels_of(tmp_path / OUT / "pastiche.mkv")[0].shape == (22, 33, 3)
 
 
 def test_measures_compare_with_the_camera_s_own_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kind: measures whose reference was made from the run's resized frame, so that they depend on `size`."""
-    pairs: list[Pair] = []
-    measure = camera.measure
-    monkeypatch.setattr(
-        camera, "measure", lambda evaluator, pair, *rest: pairs.append(pair) or measure(evaluator, pair, *rest)
-    )
+    measured = mock.Mock(wraps=measure)
+    monkeypatch.setattr(camera, "measure", measured)
     outcome = filmed("camera.seconds=0.1", "size=24", "video=independent", folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
-    (pair,) = pairs
+    (call,) = measured.call_args_list
+    pair = call.args[1]
     assert pair.frame is not None
     assert pair.frame.shape == (32, 48, 3)
     assert pair.hashes[0] == hashlib.sha256(pair.frame.tobytes()).hexdigest()
 
 
 def test_a_sweep_films_each_point_anew(tmp_path: Path) -> None:
-    for _ in range(2):  # the second time is not done already
+    for _ in range(2):  # the second time, no point counts as done
         points = ("style_weight=0.1,0.3", "camera.seconds=0.2", "registry=registry")
         outcome = run_in_process("-m", *QUICK, *points, folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
@@ -112,7 +113,7 @@ def test_a_sweep_films_each_point_anew(tmp_path: Path) -> None:
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """The command in a process of its own, without an end; started in `tmp_path`."""
+    """The command without a time limit, in a process of its own, started in `tmp_path`."""
     command = [sys.executable, "-m", "nst_exp.run", *arguments_of(*QUICK, "tracking=sqlite")]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     yield process
@@ -127,7 +128,7 @@ def url_of(process: subprocess.Popen[str]) -> str:
     raise AssertionError(process.stderr and process.stderr.read())
 
 
-def status_at(url: str) -> dict:
+def status_at(url: str) -> dict[str, Any]:
     with urllib.request.urlopen(f"{url}/status") as response:
         return json.load(response)
 
@@ -157,9 +158,9 @@ def store_in(folder: Path) -> str:
 
 
 def logged_in(folder: Path) -> Run:
-    """The run, with all that MLflow should have of it."""
+    """The run in MLflow, after a check that everything was logged."""
     client = MlflowClient(store_in(folder))
-    (run,) = client.search_runs([client.get_experiment_by_name("nst_exp").experiment_id])
+    (run,) = runs_of(client)
     assert (run.info.status, run.info.run_name) == ("FINISHED", "camera x night_harbour")
     assert "content" not in run.data.params
     assert run.data.params["source"] == "camera"
@@ -181,7 +182,7 @@ def test_the_page_shows_what_comes() -> None:
                 status = {"fps": 2.06, "latency_ms": 411.7, "steps": 3, "frames": number, "dropped": 7, "clip": "a.mp4"}
                 preview.show(jpeg(np.full((32, 64, 3), level, np.uint8)), {"state": "live"} | status)
                 expect(page.locator("#frames")).to_have_text(str(number))
-                page.locator("#stream").evaluate(SHOWS, level)  # this one, not the one before
+                page.locator("#stream").evaluate(SHOWS, level)  # the new picture, not the one before
             numbers = [page.inner_text(f"#{name}") for name in ("state", "fps", "latency_ms", "steps", "dropped")]
             assert numbers == ["live", "2.1", "412 ms", "3", "7"]
             expect(page.locator("#clip")).to_have_text("is being written to a.mp4")
@@ -190,7 +191,7 @@ def test_the_page_shows_what_comes() -> None:
         browser.close()
 
 
-# resolves once the image shows nothing but this level of grey
+# resolves as soon as the image shows only this level of grey
 SHOWS = """async (image, level) => {
   const pen = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   do {
@@ -291,10 +292,10 @@ def test_no_camera_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_steps_follow_the_budget() -> None:
     pace = Pace(budget_ms=500, most=30)
     assert pace.steps == 1
-    for _ in range(50):  # 100 ms besides, 20 ms a step
+    for _ in range(50):  # 20 ms for each step and 100 ms for the rest
         pace.learn(pace.steps, solver_ms=20 * (pace.steps + 1), frame_ms=20 * (pace.steps + 1) + 100)
     assert pace.steps in (18, 19)
-    for _ in range(50):  # a step takes longer than a frame may
+    for _ in range(50):  # a step takes longer than the budget of a frame
         pace.learn(pace.steps, solver_ms=1000 * (pace.steps + 1), frame_ms=1000 * (pace.steps + 1))
     assert pace.steps == 1
     for _ in range(50):

@@ -1,9 +1,9 @@
-"""What may be typed: names of files with any letters, folders, globs, flags in any order, help and versions.
+"""The command line: names of files with any letters, folders, globs, flags in any order, help and versions.
 
 Files: a name that exists is accepted as it is, whatever its letters mean to Hydra's grammar or to OmegaConf,
 alone and in a list of a sweep, and it is the same name in every record and in every command that is printed.
-Mistakes: whatever is mistyped where the program knows the possible names, one line says the nearest.
-Sweeps: a sweep that would have no point is refused, whatever the reason.
+Mistakes: where the program knows the possible names, one line suggests the nearest to what was typed.
+Sweeps: a sweep without any point is refused, whatever the reason.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import clips
 import numpy as np
 import pytest
+import videos
 import yaml
 from command import DEFAULTS, OUT, Outcome, run_in_process
 from omegaconf import OmegaConf
@@ -54,7 +54,7 @@ def prepared_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *overrides: str, 
 
 
 def values_of(override: str) -> list[str]:
-    """The texts that Hydra and OmegaConf get out of an override, also by way of a sweep's points."""
+    """The texts that Hydra and OmegaConf read from an override, also through the points of a sweep."""
     found = parsed(override)
     assert found is not None, override
     key = found.get_key_element()
@@ -88,7 +88,7 @@ def test_folders_and_titles_need_not_exist(
 
 
 def test_names_go_through_a_sweep_and_into_its_records(tmp_path: Path) -> None:
-    """Five awkward names are painted; the records have them, and the printed commands paint the same again."""
+    """Five awkward names are painted and recorded, and the printed commands paint the same again."""
     names = ["café.png", "my photo (1).png", "a,b=c.png", "it's.png", "${x}.png"]
     for name in (*names, "sty le.png"):
         paint(tmp_path / name)
@@ -241,7 +241,7 @@ def answered(tmp_path: Path, *arguments: str) -> Outcome:
 
 
 def test_help_explains_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each key that a user may set stands there with a comment of conf/, at 80 columns."""
+    """The help lists each key that a user may set with its comment from conf/, within 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
     text = answered(tmp_path, "--help").stdout
     assert max(map(len, text.splitlines())) < 80
@@ -291,7 +291,7 @@ def test_help_names_the_command_as_it_was_typed(started: str, shown: str, monkey
 def test_keys_of_earlier_versions_work_and_say_their_new_names(tmp_path: Path) -> None:
     old = ("judge=tiny", "ledger=null", "video.lanes=1", "hydra.launcher.lanes=1")
     defaults = {name: value for name, value in DEFAULTS.items() if name != "evaluator"}
-    done = run_in_process("-m", *old, "content=clip.mp4", "seed=0", folder=_with_video(tmp_path), defaults=defaults)
+    done = run_in_process("-m", *old, "content=video.mp4", "seed=0", folder=_with_video(tmp_path), defaults=defaults)
     assert done.code == 0, done.stderr
     for name in ("evaluator", "registry", "video.max_batch_size", "hydra.launcher.max_batch_size"):
         assert f" is now called {name}; the old name will be removed" in done.stderr
@@ -312,5 +312,5 @@ def test_the_configuration_of_an_earlier_version_is_read(tmp_path: Path) -> None
 
 
 def _with_video(folder: Path) -> Path:
-    clips.write(folder / "clip.mp4", frames=2)
+    videos.write(folder / "video.mp4", frames=2)
     return folder

@@ -1,7 +1,7 @@
-"""Completion by the tab key, as a real bash asks for it.
+"""Completion by the tab key in a real bash.
 
-The kind: whatever bash hands over, the program answers with what can be typed there: keys, groups, their options,
-values, files, commands and flags, for `nst-exp` and for `python -m nst_exp.run`.
+The kind of fault: at some place of a line, the program does not offer what can be typed there: keys, groups, their
+options, values, files, commands and flags, for `nst-exp` and for `python -m nst_exp.run`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from command import run_in_process
 
-# what a line that ends at the cursor can become; bash wants what follows its last word break
+# the completions of a line that ends at the cursor; bash expects the part after its last word break
 CASES = {
     "nst-exp style_l": ["style_layer_weight.", "style_layer_weights=", "style_layers="],
     "nst-exp com": ["compare"],
@@ -49,7 +49,7 @@ def test_what_a_line_can_become(line: str, folder: Path) -> None:
 
 
 def test_a_real_bash_completes(folder: Path) -> None:
-    """Each command line gets the tab key in an interactive bash, whose readline puts in what it is given."""
+    """The tab key is pressed after each command line in an interactive bash, whose readline inserts the answer."""
     bash = shutil.which("bash")
     assert bash is not None
     environment = os.environ | {
@@ -57,7 +57,7 @@ def test_a_real_bash_completes(folder: Path) -> None:
         "TERM": "dumb",
         "PS1": "> ",
     }
-    # readline prints the line when a key bound to a shell command shows it
+    # a key that is bound to a shell command shows the line, which readline then prints
     lines = [
         'eval "$(python -m nst_exp.run -sc install=bash)"',
         'bind -x \'"\\C-o": printf "LINE<%s>\\n" "$READLINE_LINE"; READLINE_LINE=\'',
@@ -79,7 +79,7 @@ def test_a_real_bash_completes(folder: Path) -> None:
         assert f"LINE<{completed}>" in done.stdout, done.stdout
 
 
-# runs a program in a terminal of its own: each line is typed once all that came before has been answered
+# runs a program in a terminal of its own; types each line after the line before has been answered
 _TERMINAL = r"""
 import os, pty, re, select, sys, time
 typed = [line.encode() for line in sys.stdin.read().split("\n")]

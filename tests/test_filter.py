@@ -1,7 +1,7 @@
-"""One language for `compare --filter` and the page's filter.
+"""`compare --filter` and the page's filter understand the same language.
 
-The kind of fault: two parts of the product read the same text in different ways, or drop what they do not
-understand without a word. All cases of data/filters.json are run against both parts: the page's in a real browser.
+The kind of fault: two parts of the product read the same text in different ways, or silently ignore what they do not
+understand. All cases of data/filters.json are run against both parts, for the page in a real browser.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Folders: nothing is removed or overwritten that no run has written, and what is refused leaves nothing behind."""
+"""A command removes and overwrites only files that a run has written, and leaves nothing behind if it is refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     ],
 )
 def test_a_run_in_a_folder_of_the_users_own(name: str, tmp_path: Path) -> None:
-    """Kind: a folder holds files with the names that a run writes, but no run has written them."""
+    """Kind: files of the user are overwritten because they have the names of files that a run writes."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     before = contents(tmp_path)
@@ -45,12 +45,12 @@ def test_a_run_in_a_folder_of_the_users_own(name: str, tmp_path: Path) -> None:
 
 
 def test_a_run_in_a_folder_with_other_files(tmp_path: Path) -> None:
-    """A folder whose files have other names may be used, and they are left alone, also when the run is repeated."""
+    """A folder with files of other names may be used, and they are left alone, also when the run is repeated."""
     mine = {"notes.txt": b"mine", "pastiche.xcf": b"mine", ".keep.tmp": b"mine"}
     for name, content in mine.items():
         (tmp_path / name).write_bytes(content)
     assert run_in_process("hydra.run.dir=.", folder=tmp_path).code == 0
-    (tmp_path / "result.json").unlink()  # as if it had been killed: the same command begins anew
+    (tmp_path / "result.json").unlink()  # as if the run had been killed, so that the same command starts again
     assert run_in_process("hydra.run.dir=.", folder=tmp_path).code == 0
     assert contents(tmp_path).items() >= mine.items()
 
@@ -105,7 +105,7 @@ def test_only_what_a_run_wrote_is_removed(tmp_path: Path) -> None:
 def test_a_report_in_a_folder_of_the_users_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Kind: `compare` overwrites a report, in the folder named or in one with runs, and no file of another origin."""
+    """Kind: `compare` overwrites files that are not its own, in the given folder or in a folder with runs."""
     run_in_process("-m", "seed=0,1", folder=tmp_path)
     monkeypatch.chdir(tmp_path)
 
@@ -137,7 +137,7 @@ REFUSED = ("sytle_weight=1", "size=3", "content=absent.jpg", "content_layer=conv
 
 @pytest.mark.parametrize("arguments", [*REFUSED, *(f"-m seed=0,1 {refused}" for refused in REFUSED)])
 def test_a_refused_command_leaves_nothing(arguments: str, tmp_path: Path) -> None:
-    """Kind: refused by the parser, the schema, a range, a file, a layer or params; one run or all points of a sweep."""
+    """Kind: files remain after a refusal by the parser, the schema, a range, a file, a layer or params."""
     outcome = run_in_process(
         *arguments.split(), "hydra.run.dir=outputs/a/b", "hydra.sweep.dir=outputs/a/b", *SQLITE, folder=tmp_path
     )
@@ -164,7 +164,7 @@ def test_a_folder_that_was_there_stays(tmp_path: Path) -> None:
 
 
 def test_done_means_that_the_files_are_there_as_they_were_written(tmp_path: Path) -> None:
-    """Kind: a result.json whose picture was deleted, damaged or replaced is not a finished run."""
+    """Kind: a result.json makes a run count as finished although its picture was deleted, damaged or replaced."""
     run_in_process("-m", "seed=0,1,2", folder=tmp_path)
     (tmp_path / OUT / "0" / "pastiche.png").unlink()
     Image.new("RGB", (3, 3)).save(tmp_path / OUT / "1" / "pastiche.png")

@@ -1,17 +1,18 @@
-"""What decoded frames say of themselves is obeyed: fields, pixel shape, orientation, colours, transparency."""
+"""Decoded frames are converted according to their tags: fields, pixel shape, orientation, colours, transparency."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import av
-import clips
 import numpy as np
 import pytest
+import videos
 from av.filter import Graph
 from command import OUT, run_in_process
 from PIL import Image
@@ -42,7 +43,7 @@ def encode(
     set_up: Callable[[Any], None] = lambda stream: None,
     options: Mapping[str, str] = MappingProxyType({}),
 ) -> Path:
-    """A clip of `frames`, whose tags of colour become the file's, at 25 frames/s."""
+    """Write a video of `frames` at 25 frames/s; their tags of colour become the file's."""
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream(codec, rate=Fraction(25), options=dict(options))
         context, first = stream.codec_context, frames[0]
@@ -59,7 +60,7 @@ def encode(
 
 
 def frame_of(levels: np.ndarray, format: str = "yuv444p", **tags: int) -> av.VideoFrame:
-    """`levels` in a format of FFmpeg's, converted by the matrix and range among `tags`."""
+    """`levels` in one of FFmpeg's formats, converted by the matrix and range among `tags`."""
     given = {"rgb24": 3, "rgba": 4}
     source = next(name for name, channels in given.items() if channels == levels.shape[2])
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(levels), source)
@@ -80,7 +81,7 @@ def read(path: Path) -> list[np.ndarray]:
 
 
 def far(one: np.ndarray, other: np.ndarray) -> float:
-    """The mean difference, in levels."""
+    """The mean absolute difference, in levels."""
     assert one.shape == other.shape
     return float(np.abs(one.astype(int) - other).mean())
 
@@ -88,26 +89,30 @@ def far(one: np.ndarray, other: np.ndarray) -> float:
 # --- orientation -----------------------------------------------------------------------------------------------
 
 
+def turned(stream: Any, *, degrees: int, mirrored: bool) -> None:
+    stream.set_display_rotation(degrees, hflip=mirrored)
+
+
 def test_all_orientations(tmp_path: Path) -> None:
-    """A display matrix may turn a clip, mirror it or both: all eight are undone, and the log line names them."""
-    stored, told = clips.scene(3, WIDTH, HEIGHT), set()
+    """A display matrix may turn a video, mirror it, or both. All eight orientations are undone and named in the log."""
+    stored, told = videos.scene(3, WIDTH, HEIGHT), set()
     for degrees in (0, 90, 180, 270):
         for mirrored in (False, True):
             path = encode(
                 tmp_path / f"{degrees}{mirrored}.mp4",
                 [frame_of(stored, "yuv444p")],
                 "libx264",
-                set_up=lambda stream, d=degrees, m=mirrored: stream.set_display_rotation(d, hflip=m),
+                set_up=partial(turned, degrees=degrees, mirrored=mirrored),
                 options={"crf": "4"},
             )
             shown = np.rot90(stored, degrees // 90)
             expected = shown[:, ::-1] if mirrored else shown
             assert far(read(path)[0], expected) < 3, (degrees, mirrored)
-            clip = opened(path)
-            assert clip.size == (expected.shape[1], expected.shape[0])
-            told.add(clip.treatment)
-            assert (degrees, mirrored) == (0, False) or "set upright" in clip.treatment[0]
-    assert len(told) == 6  # the two quarter turns are one in words, and so are their mirror images
+            video = opened(path)
+            assert video.size == (expected.shape[1], expected.shape[0])
+            told.add(video.treatment)
+            assert (degrees, mirrored) == (0, False) or "set upright" in video.treatment[0]
+    assert len(told) == 6  # the two quarter turns have the same words, and so do their mirror images
 
 
 # --- the shape of pixels ---------------------------------------------------------------------------------------
@@ -116,7 +121,7 @@ def test_all_orientations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("aspect", [Fraction(2), Fraction(64, 45), Fraction(1, 2)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_pixels_that_are_not_square(aspect: Fraction, turned: bool, tmp_path: Path) -> None:
-    """A pixel may be shown wider or taller than it is stored, in a turned clip as well: a circle stays a circle."""
+    """A circle stays a circle if pixels are shown wider or taller than they are stored, also in a turned video."""
 
     def set_up(stream: Any) -> None:
         stream.codec_context.sample_aspect_ratio = aspect
@@ -126,13 +131,13 @@ def test_pixels_that_are_not_square(aspect: Fraction, turned: bool, tmp_path: Pa
     disc = ((rows - 48) ** 2 + ((columns + 0.5) * float(aspect) - 48) ** 2 < 30**2) * 200
     stored = frame_of(np.repeat(disc[..., None], 3, 2).astype(np.uint8))
     path = encode(tmp_path / "a.mp4", [stored], "libx264", set_up=set_up, options={"crf": "4"})
-    clip, levels = opened(path), read(path)[0]
-    assert clip.size == (levels.shape[1], levels.shape[0])
+    video, levels = opened(path), read(path)[0]
+    assert video.size == (levels.shape[1], levels.shape[0])
     inside = levels[..., 1] > 100
     height, width = (int(inside.any(axis).sum()) for axis in (1, 0))
     assert abs(height / width - 1) < 0.05
-    assert clip.treatment[0] == (
-        f"pixels {aspect.numerator}:{aspect.denominator}: shown at {clip.size[0]}x{clip.size[1]}"
+    assert video.treatment[0] == (
+        f"pixels {aspect.numerator}:{aspect.denominator}: shown at {video.size[0]}x{video.size[1]}"
     )
 
 
@@ -158,15 +163,15 @@ STEP = 4  # px from one field to the next
 
 
 def interlaced(scan: str, frames: int = 6) -> list[av.VideoFrame]:
-    """A moving square, each frame woven from two moments, as an interlaced camera takes them."""
+    """A moving square; each frame is woven from two moments, as an interlaced camera records it."""
     graph = Graph()
-    source = graph.add_buffer(width=WIDTH, height=HEIGHT, format="yuv422p", time_base=Fraction(1, 25))
+    source = graph.add_buffer(width=WIDTH, height=HEIGHT, format=av.VideoFormat("yuv422p"), time_base=Fraction(1, 25))
     graph.link_nodes(source, graph.add("setfield", mode=scan), graph.add("buffersink")).configure()
     woven = []
     for index in range(frames):
-        levels = clips.scene(2 * index, WIDTH, HEIGHT, STEP)
+        levels = videos.scene(2 * index, WIDTH, HEIGHT, STEP)
         later = slice(scan == "tff", None, 2)
-        levels[later] = clips.scene(2 * index + 1, WIDTH, HEIGHT, STEP)[later]
+        levels[later] = videos.scene(2 * index + 1, WIDTH, HEIGHT, STEP)[later]
         frame = frame_of(levels, "yuv422p")
         frame.pts, frame.time_base = index, Fraction(1, 25)
         graph.vpush(frame)
@@ -175,13 +180,13 @@ def interlaced(scan: str, frames: int = 6) -> list[av.VideoFrame]:
 
 
 def combs(levels: np.ndarray) -> float:
-    """How much more neighbouring lines differ than those of one field."""
+    """The difference of neighbouring lines, relative to that of lines of the same field."""
     green = levels[..., 1].astype(float)
     return float(np.abs(green[1:-1] - (green[:-2] + green[2:]) / 2).mean())
 
 
 FLAGS = {"flags": "+ildct+ilme"}
-INTERLACED = {  # codec and file, with what tells them to keep fields
+INTERLACED = {  # codec, file, and the options by which they keep fields
     "h264": ("libx264", "a.mp4", {"crf": "4", "x264-params": "{scan}=1"}),
     "mpeg2": ("mpeg2video", "a.mpg", {"b": "4M", **FLAGS}),
     "ffv1": ("ffv1", "a.mkv", FLAGS),
@@ -191,8 +196,8 @@ INTERLACED = {  # codec and file, with what tells them to keep fields
 
 @pytest.mark.parametrize("scan", ["tff", "bff"])
 @pytest.mark.parametrize("name", INTERLACED)
-def test_interlaced_clips_lose_their_combs(name: str, scan: str, tmp_path: Path) -> None:
-    """A frame may hold two moments in its odd and even lines, in any codec, either first: it comes out as one."""
+def test_interlaced_videos_lose_their_combs(name: str, scan: str, tmp_path: Path) -> None:
+    """A frame whose odd and even lines are two moments becomes a frame of one moment, in any codec and field order."""
     codec, file, options = INTERLACED[name]
     woven = interlaced(scan)
     path = encode(
@@ -201,7 +206,7 @@ def test_interlaced_clips_lose_their_combs(name: str, scan: str, tmp_path: Path)
         codec,
         options={key: value.format(scan=scan) for key, value in options.items()},
     )
-    smooth, stored = combs(clips.scene(4, WIDTH, HEIGHT)), clips.levels_of(path)
+    smooth, stored = combs(videos.scene(4, WIDTH, HEIGHT)), videos.levels_of(path)
     frames = read(path)
     assert len(frames) == len(woven)
     for levels, with_combs in zip(frames[1:-1], stored[1:-1], strict=True):
@@ -210,11 +215,11 @@ def test_interlaced_clips_lose_their_combs(name: str, scan: str, tmp_path: Path)
     assert "deinterlaced" in opened(path).treatment[0]
 
 
-def test_progressive_frames_of_a_mixed_clip_stay_as_they_are(tmp_path: Path) -> None:
-    """A clip may change between frames of one moment and of two: only the latter are deinterlaced, none gets lost."""
-    plain = [frame_of(clips.scene(index, WIDTH, HEIGHT), "yuv422p") for index in range(4)]
+def test_progressive_frames_of_a_mixed_video_stay_as_they_are(tmp_path: Path) -> None:
+    """A video may mix progressive and interlaced frames: only the latter are deinterlaced, and no frame is lost."""
+    plain = [frame_of(videos.scene(index, WIDTH, HEIGHT), "yuv422p") for index in range(4)]
     path = encode(tmp_path / "a.mkv", [*plain, *interlaced("tff"), *plain], "ffv1", options=FLAGS)
-    frames, stored = read(path), clips.levels_of(path)
+    frames, stored = read(path), videos.levels_of(path)
     assert len(frames) == len(stored)
     for index in (0, 1, 2, 3, -2, -1):
         assert far(frames[index], stored[index]) < 0.5
@@ -226,8 +231,8 @@ def test_progressive_frames_of_a_mixed_clip_stay_as_they_are(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("range_", [1, 2])
 @pytest.mark.parametrize("matrix", [1, 4, 5, 6, 7, 9])
-def test_the_matrix_and_range_that_a_clip_says(matrix: int, range_: int, tmp_path: Path) -> None:
-    """Whatever matrix and range of those that FFmpeg converts a clip says is used, whatever its size."""
+def test_the_matrix_and_range_that_a_video_says(matrix: int, range_: int, tmp_path: Path) -> None:
+    """The matrix and the range that a video states are used, whatever its size, if FFmpeg can convert them."""
     levels = chart() if matrix != 6 else np.tile(chart(), (16, 1, 1))  # 768 lines, where BT.709 would be guessed
     path = encode(tmp_path / "a.mkv", [frame_of(levels, "yuv444p", colorspace=matrix, color_range=range_)])
     assert far(read(path)[0], levels) < 1.5
@@ -253,13 +258,13 @@ def linear(levels: np.ndarray) -> np.ndarray:
 
 
 def pq(light: np.ndarray) -> np.ndarray:
-    """The inverse EOTF of ITU-R BT.2100's PQ, of cd/m2."""
+    """The inverse EOTF of ITU-R BT.2100's PQ, for light in cd/m2."""
     power = (light / 10000) ** (2610 / 16384)
     return ((3424 / 4096 + 2413 / 128 * power) / (1 + 2392 / 128 * power)) ** (2523 / 32)
 
 
 def hlg(light: np.ndarray) -> np.ndarray:
-    """The inverse EOTF of ITU-R BT.2100's HLG for a display of 1000 cd/m2, of cd/m2."""
+    """The inverse EOTF of ITU-R BT.2100's HLG on a display of 1000 cd/m2, for light in cd/m2."""
     shown = light / 1000
     luminance = (shown @ (0.2627, 0.6780, 0.0593))[..., None]
     scene = shown * np.maximum(luminance, 1e-9) ** (1 / 1.2 - 1)
@@ -272,7 +277,7 @@ HDR = {"pq": (pq, 16), "hlg": (hlg, 18)}
 
 @pytest.mark.parametrize("name", HDR)
 def test_high_dynamic_range_is_tone_mapped(name: str, tmp_path: Path) -> None:
-    """Light is coded by PQ or HLG, in BT.2020: with white at 203 cd/m2 (BT.2408) the ordinary picture comes back."""
+    """A picture in PQ or HLG and BT.2020, with white at 203 cd/m2 (BT.2408), is converted to the ordinary picture."""
     curve, transfer = HDR[name]
     signal = curve(203 * linear(chart()) @ BT2020_OF_SRGB.T)
     luma = signal @ (0.2627, 0.6780, 0.0593)
@@ -287,19 +292,19 @@ def test_high_dynamic_range_is_tone_mapped(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", HDR)
 def test_highlights_keep_their_detail(name: str) -> None:
-    """What is brighter than white paper is told from it and from what is brighter still, and nothing gets darker."""
+    """Levels above white paper stay distinct from it and from each other, and nothing gets darker."""
     curve, transfer = HDR[name]
     light = np.array([50.0, 100, 150, 203, 300, 500, 1000]).reshape(1, 7, 1).repeat(2, 0).repeat(3, 2)
     frame = av.VideoFrame.from_ndarray(np.rint(65535 * curve(light)).astype(np.uint16), "rgb48le")
     frame.color_trc, frame.color_primaries, frame.color_range = transfer, 9, 2
     shown = levels_of(frame)[0, :, 1].astype(int)
     assert (np.diff(shown) >= 1).all()
-    assert np.abs(shown[:3] - (137, 187, 223)).max() <= 2  # as sRGB has it, with white at 203 cd/m2
+    assert np.abs(shown[:3] - (137, 187, 223)).max() <= 2  # the levels in sRGB, with white at 203 cd/m2
     assert shown[3] >= 238 and shown[-1] >= 253
 
 
 def test_other_primaries_are_converted(tmp_path: Path) -> None:
-    """A clip may say other primaries than sRGB's: its colours come out as sRGB shows them, its greys as they are."""
+    """A video with other primaries than sRGB's is converted to sRGB's colours, and its greys stay as they are."""
     mixed = linear(chart()) @ BT2020_OF_SRGB.T
     coded = np.where(mixed <= 0.0031308, 12.92 * mixed, 1.055 * mixed ** (1 / 2.4) - 0.055)
     frame = frame_of(np.rint(255 * coded).astype(np.uint8), "yuv444p", colorspace=9, color_range=1)
@@ -322,8 +327,8 @@ TRANSPARENT = {
 
 
 @pytest.mark.parametrize("name", TRANSPARENT)
-def test_transparent_clips_lie_over_white(name: str, tmp_path: Path) -> None:
-    """What a clip hides, in any codec with transparency, is not seen: white is, as with pictures."""
+def test_transparent_videos_lie_over_white(name: str, tmp_path: Path) -> None:
+    """Transparent parts of a video become white, as with pictures, in any codec that has transparency."""
     codec, file, pixels, options = TRANSPARENT[name]
     levels = np.full((HEIGHT, WIDTH, 4), (200, 40, 60, 255), np.uint8)
     levels[:, 32:48, 3], levels[:, 48:, 3] = 128, 0
@@ -337,7 +342,7 @@ def test_transparent_clips_lie_over_white(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["a.png", "a.webp", "a.gif", "a.avif"])
 def test_transparent_animations_lie_over_white(file: str, tmp_path: Path) -> None:
-    """The same of animations, which Pillow reads."""
+    """The same holds for animations, which Pillow reads."""
     pictures = []
     for left in (8, 24):
         levels = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
@@ -354,8 +359,8 @@ def test_transparent_animations_lie_over_white(file: str, tmp_path: Path) -> Non
 # --- the command -----------------------------------------------------------------------------------------------
 
 
-def test_the_command_says_what_is_done_about_an_unusual_clip(tmp_path: Path) -> None:
-    """One log line at the start names what is unusual and what is done about it; the clip comes out in that shape."""
+def test_the_command_says_what_is_done_about_an_unusual_video(tmp_path: Path) -> None:
+    """One log line at the start names the unusual properties and the conversion; the video is written accordingly."""
 
     def set_up(stream: Any) -> None:
         stream.codec_context.sample_aspect_ratio = Fraction(1, 2)
@@ -372,4 +377,4 @@ def test_the_command_says_what_is_done_about_an_unusual_clip(tmp_path: Path) -> 
         "content: 64x96, 25 frames/s; interlaced (top field first): deinterlaced; pixels 1:2: shown at 64x96; "
         "stored mirrored: set upright"
     )
-    assert clips.levels_of(tmp_path / OUT / "pastiche.mp4")[0].shape == (32, 22, 3)
+    assert videos.levels_of(tmp_path / OUT / "pastiche.mp4")[0].shape == (32, 22, 3)

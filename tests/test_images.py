@@ -1,4 +1,4 @@
-"""Images in and out: right colours whatever the file, one-line refusals, atomic and repeatable files."""
+"""Images are read with the right colours, refused in one line, and written atomically and repeatably."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pictures
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from nst_exp.errors import InputError
 from nst_exp.media import image as images
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 
 WHITE = (255, 255, 255)
 RED, GREEN, BLUE, GREY = pictures.QUADRANTS
-# What differs from the four quadrants as painted, in levels.
+# Files whose colours differ from the four quadrants, in levels.
 EXPECTED = {
     "grey": pictures.GREYS,
     "grey_jpeg": pictures.GREYS,
@@ -82,7 +82,7 @@ def test_colours_are_right_whatever_the_file(name: str, size: int, tmp_path: Pat
     pixels = read(pictures.make(name, tmp_path), size=size)
     assert pixels.shape == (1, size * 2 // 3, size, 3) and pixels.dtype == np.float32
     assert pixels.min() >= 0 and pixels.max() <= 1 and pixels.flags.c_contiguous
-    expected = np.array([np.broadcast_to(colour, 3) for colour in EXPECTED.get(name, pictures.QUADRANTS)])
+    expected = np.array([np.broadcast_to(np.asarray(colour), 3) for colour in EXPECTED.get(name, pictures.QUADRANTS)])
     np.testing.assert_allclose(corner_levels(pixels), expected, atol=tolerance_of(name))
 
 
@@ -108,7 +108,7 @@ def test_no_truncated_file_is_taken_for_a_whole_picture(kind: str, tmp_path: Pat
     ):
         path.write_bytes(content[:length])
         try:
-            np.testing.assert_array_equal(read(path), whole)  # only what follows the pixels is missing
+            np.testing.assert_array_equal(read(path), whole)  # only the end behind the pixels is missing
         except InputError:
             continue
         assert length > len(content) - 5
@@ -130,7 +130,7 @@ def test_an_unfinished_jpeg_is_refused_though_its_thumbnail_is_complete(tmp_path
 def test_no_permission_is_an_input_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pictures.make("png", tmp_path)
 
-    def denied(*_: object, **__: object) -> None:  # root, as in containers, may read everything
+    def denied(*_: object, **__: object) -> None:  # root, as in containers, could read a file without permissions
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", denied)
@@ -160,7 +160,7 @@ def test_stretch_makes_a_square(stored: tuple[int, int], shape: tuple[int, int],
 def test_the_evaluator_reads_pictures_of_any_shape(
     stored: tuple[int, int], shape: tuple[int, int], tmp_path: Path
 ) -> None:
-    """What a run has painted at its own size must not be too thin at another one."""
+    """Kind: a picture that a run accepts at its size is refused by the evaluator, at whose size it is too thin."""
     Image.new("RGB", stored, RED).save(tmp_path / "a.png")
     pixels = read_image(tmp_path / "a.png", size=256, aspect="keep", smallest_side=None, name="style")
     np.testing.assert_array_equal(pixels, np.broadcast_to(np.array([RED], np.float32) / 255, (1, *shape, 3)))
@@ -181,7 +181,7 @@ def test_a_large_jpeg_shrinks_like_lanczos_alone(tmp_path: Path) -> None:
 
 
 def test_transparent_pixels_do_not_bleed_into_edges(tmp_path: Path) -> None:
-    """White paint beside transparent black is white all over, at any size."""
+    """White beside transparent black stays white everywhere, at any size."""
     levels = np.zeros((96, 96, 4), np.uint8)
     levels[:, :47] = 255
     Image.fromarray(levels).save(tmp_path / "a.png")
@@ -210,7 +210,7 @@ def test_pillow_keeps_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux' own peak memory")
 @pytest.mark.parametrize(("name", "limit"), [("sixty_megapixels_jpeg", 100), ("sixty_megapixels_png", 350)])
 def test_sixty_megapixels_take_modest_memory(name: str, limit: int, tmp_path: Path) -> None:
-    """`limit` in MB, over what Python and the imports take, in a process of its own."""
+    """`limit` is in MB, in addition to Python and its imports, in a process of its own."""
     program = (
         "import re, sys; from pathlib import Path; from nst_exp.media.image import read_image\n"
         "status = Path('/proc/self/status')\n"
@@ -277,6 +277,7 @@ def test_what_is_written_is_read_back(batched: bool, tmp_path: Path) -> None:
     np.testing.assert_array_equal(to_uint8(read(tmp_path / "a.png")), levels)
     with Image.open(tmp_path / "a.png") as picture:
         assert (picture.format, picture.mode) == ("PNG", "RGB")
+        assert isinstance(picture, PngImagePlugin.PngImageFile)
         assert picture.text == {"seed": "1", "ü": "é→"}
     assert os.listdir(tmp_path) == ["a.png"]
 

@@ -1,4 +1,4 @@
-"""What a file is, is told by its content: videos, animations, pictures, and what is none of them."""
+"""The kind of a file is determined by its content: video, animation, picture, or none of these."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import av
-import clips
 import pytest
+import videos
 from command import run_in_process
 from PIL import Image
 
@@ -22,7 +22,7 @@ from nst_exp.media.image import read_image
 from nst_exp.media.kind import kind_of
 from nst_exp.media.video import Cut, probe, read_frames
 
-RAW = {  # files without a container: codec, FFmpeg's name of the format
+RAW = {  # files without a container: codec and FFmpeg's name of the format
     "a.m1v": ("mpeg1video", "mpeg1video"),
     "a.m2v": ("mpeg2video", "mpeg2video"),
     "a.h264": ("libx264", "h264"),
@@ -41,7 +41,7 @@ def raw(path: Path, codec: str, format: str) -> Path:
         stream.width, stream.height = 64, 64
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         for index in range(8):
-            frame = av.VideoFrame.from_ndarray(clips.scene(index, 64, 64), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(videos.scene(index, 64, 64), format="rgb24")
             output.mux(stream.encode(frame.reformat(format=stream.pix_fmt)))
         output.mux(stream.encode(None))
     return path
@@ -49,28 +49,28 @@ def raw(path: Path, codec: str, format: str) -> Path:
 
 @pytest.mark.parametrize("file", RAW)
 def test_raw_video_is_video(file: str, tmp_path: Path) -> None:
-    """A stream without a container is a video, whatever its name; Pillow takes some of them for pictures."""
+    """A stream without a container is a video, whatever its name, although Pillow takes some of them for pictures."""
     path = raw(tmp_path / file, *RAW[file])
     without_suffix = Path(shutil.copy(path, tmp_path / "without_suffix"))
     for one in (path, without_suffix):
         assert kind_of(one) == "video"
-        clip = probe(one, "content")
-        assert (clip.size, clip.rate, clip.frames) == ((64, 64), 25, 8)
-        frames = list(read_frames(clip, Cut(), on_corrupt="error", name="content"))
+        video = probe(one, "content")
+        assert (video.size, video.rate, video.frames) == ((64, 64), Fraction(25), 8)
+        frames = list(read_frames(video, Cut(), on_corrupt="error", name="content"))
         assert len(frames) == 8
-        assert {round(1 / ((b.pts - a.pts) * clip.time_base)) for a, b in itertools.pairwise(frames)} == {25}
+        assert {round(1 / ((b.pts - a.pts) * video.time_base)) for a, b in itertools.pairwise(frames)} == {25}
 
 
 def test_content_counts_and_not_the_name(tmp_path: Path) -> None:
-    """A video named like a picture is a video, and a picture named like a video a picture."""
-    video = clips.write(tmp_path / "a.mp4", frames=2).rename(tmp_path / "a.jpg")
+    """A video with the name of a picture is a video, and a picture with the name of a video is a picture."""
+    video = videos.write(tmp_path / "a.mp4", frames=2).rename(tmp_path / "a.jpg")
     picture = tmp_path / "a.mp4"
-    Image.fromarray(clips.scene(0)).save(picture, format="JPEG")
+    Image.fromarray(videos.scene(0)).save(picture, format="JPEG")
     assert (kind_of(video), kind_of(picture)) == ("video", "image")
 
 
 def song(path: Path, *, cover: bool) -> Path:
-    """Sound with, or without, a picture of its cover, as shops sell it."""
+    """Write a song, with or without a cover picture, as music shops sell it."""
     with av.open(str(path), "w") as output:
         audio = output.add_stream("libmp3lame" if path.suffix == ".mp3" else "aac", rate=48000, layout="mono")
         audio.format = "fltp"
@@ -78,15 +78,15 @@ def song(path: Path, *, cover: bool) -> Path:
         if cover:
             picture.width, picture.height, picture.pix_fmt = 48, 32, "yuvj420p"
             picture.disposition = av.stream.Disposition.attached_pic
-        output.mux(clips._sine(audio, 0.3))
+        output.mux(videos._sine(audio, 0.3))
         if cover:
-            frame = av.VideoFrame.from_ndarray(clips.scene(0), format="rgb24").reformat(format="yuvj420p")
+            frame = av.VideoFrame.from_ndarray(videos.scene(0), format="rgb24").reformat(format="yuvj420p")
             output.mux(picture.encode(frame) + picture.encode(None))
     return path
 
 
 def page(path: Path) -> Path:
-    Image.fromarray(clips.scene(0, 200, 200)).save(path, "PDF")
+    Image.fromarray(videos.scene(0, 200, 200)).save(path, "PDF")
     return path
 
 
@@ -101,7 +101,7 @@ def words(path: Path) -> Path:
 
 
 def archive(path: Path) -> Path:
-    inner = clips.write(path.with_name("inner.avi"), codec="mjpeg", pixels="yuvj420p")
+    inner = videos.write(path.with_name("inner.avi"), codec="mjpeg", pixels="yuvj420p")
     if path.suffix == ".zip":
         with zipfile.ZipFile(path, "w") as file:
             file.write(inner)
@@ -112,15 +112,15 @@ def archive(path: Path) -> Path:
 
 
 def heic(path: Path) -> Path:
-    """The first bytes of a photograph as telephones take it, with a video of one frame behind them."""
-    clips.write(path.with_name("inner.mp4"), frames=1)
+    """A file that begins like a photograph of a telephone, followed by a video of one frame."""
+    videos.write(path.with_name("inner.mp4"), frames=1)
     inner = path.with_name("inner.mp4").read_bytes()
     path.write_bytes(inner[:8] + b"heic" + inner[12:16] + b"mif1heic" + inner[24:])
     return path
 
 
 def opened(path: Path) -> None:
-    """Read it as what it is taken for."""
+    """Read the file as the kind that it is taken for."""
     if kind_of(path) == "video":
         probe(path, "content")
     else:
@@ -133,15 +133,15 @@ NO_VIDEO: dict[str, tuple[Callable[[Path], Path], str]] = {
     "page.pdf": (page, "not a picture of a known kind"),
     "drawing.svg": (drawing, "not a picture of a known kind"),
     "words.txt": (words, "not a picture of a known kind"),
-    "clips.zip": (archive, "not a picture of a known kind"),
-    "clips.tar": (archive, "not a picture of a known kind"),
+    "videos.zip": (archive, "not a picture of a known kind"),
+    "videos.tar": (archive, "not a picture of a known kind"),
     "IMG_0001.HEIC": (heic, "is a HEIC picture, which is not read here: convert it to JPEG first"),
 }
 
 
 @pytest.mark.parametrize("file", NO_VIDEO)
 def test_what_is_no_video_is_not_painted_as_one(file: str, tmp_path: Path) -> None:
-    """Sound, documents, archives and pictures that FFmpeg would decode something of are refused by what they are."""
+    """Sound, documents, archives and pictures are refused by their kind, also if FFmpeg could decode a part of them."""
     write, refusal = NO_VIDEO[file]
     path = write(tmp_path / file)
     for one in (path, Path(shutil.copy(path, tmp_path / "without_suffix"))):

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
 from command import OUT, Outcome, run_in_process, run_process
+from compilations import compilations
 from mlflow import MlflowClient
 from mlflow_server import runs_of
 
@@ -14,8 +16,7 @@ from nst_exp.errors import InputError
 from nst_exp.records.folder import RunFolder, run_folders
 from nst_exp.runs import image
 from nst_exp.sweeps.launcher import Limits
-from nst_exp.transfer.solver import advance
-from nst_exp.transfer.stylize import BatchEntry
+from nst_exp.transfer.stylize import BatchEntry, stylize
 
 SHALLOW = ("content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv1]")  # soon compiled
 ADAM = (*SHALLOW, "solver=adam")
@@ -41,9 +42,9 @@ def files_of(folder: Path) -> set[str]:
 
 def test_batched_and_basic_agree(tmp_path: Path) -> None:
     batched, basic = tmp_path / "batched", tmp_path / "basic"
-    before = advance._cache_size()
+    before = compilations()
     sweep(batched, *GRID, *SQLITE, LANES, "size=44")
-    assert advance._cache_size() == before + 1
+    assert compilations() == before + 1
     sweep(basic, *GRID, *SQLITE, "hydra/launcher=basic", "size=44")
     assert files_of(batched / OUT) == files_of(basic / OUT)
     for ours, theirs in zip(run_folders(batched / OUT), run_folders(basic / OUT), strict=True):
@@ -114,17 +115,16 @@ def test_a_bad_point_fails_alone_and_what_is_done_is_not_done_again(tmp_path: Pa
 
 def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Out of memory after the first chunk of three; what MLflow heard of by then is not doubled."""
-    solve, tried = image.stylize, []
+    tried: list[list[int]] = []
 
-    def stylize(*arguments: object) -> object:
+    def recorded(*arguments: Any) -> object:
         *others, on_chunk = arguments
-        lanes = others[3]
-        assert isinstance(lanes, Sequence)
-        assert callable(on_chunk)
-        tried.append([lane.seed for lane in lanes])
-        return solve(*others, limited(lanes, on_chunk))
+        entries = others[3]
+        tried.append([entry.seed for entry in entries])
+        others.append(limited(entries, on_chunk))
+        return stylize(*others)
 
-    monkeypatch.setattr(image, "stylize", stylize)
+    monkeypatch.setattr(image, "stylize", recorded)
     sweep(tmp_path, "seed=0,1,2,3,0", "steps=22", *ADAM, LANES, *SQLITE)
     assert tried == [[0, 1, 2, 3], [0, 1], [2, 3]]
     points = run_folders(tmp_path / OUT)
@@ -135,12 +135,12 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest
         assert steps in ([], list(range(1, 23)))
 
 
-def limited(lanes: Sequence[BatchEntry], on_chunk: Callable[[object], None]) -> Callable[[object], None]:
-    """`on_chunk`, but a device that holds two lanes."""
+def limited(entries: Sequence[BatchEntry], on_chunk: Callable[[object], None]) -> Callable[[object], None]:
+    """`on_chunk`, but for a device that holds two batch entries."""
 
     def called(chunk: object) -> None:
         on_chunk(chunk)
-        if len(lanes) > 2:
+        if len(entries) > 2:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
     return called

@@ -31,7 +31,7 @@ def test_gram_matrix_is_the_mean_product_of_channels() -> None:
 
 @pytest.mark.parametrize("channels", [3, 1024])
 def test_gradient_of_a_gram_matrix(channels: int) -> None:
-    """`F (g + g^T) / (H W C)` for any cotangent, symmetric or not."""
+    """The gradient is `F (g + g^T) / (H W C)` for any cotangent, symmetric or not."""
     features, cotangent = random(1, 2, 3, channels), random(channels, channels, seed=1)
     _, pull_back = jax.vjp(gram_matrix, jnp.asarray(features))
     (gradient,) = pull_back(jnp.asarray(cotangent))
@@ -63,7 +63,7 @@ def test_relative_error_has_no_unit(scale: float) -> None:
 
 @pytest.mark.parametrize("scale", [0.0, 1e-25, 1e-12])
 def test_relative_error_of_a_silent_target(scale: float) -> None:
-    """Kind: a distance relative to something that may be zero, denormal or rounding error only."""
+    """Kind: a distance relative to a number that may be zero, denormal or only a rounding error."""
     values = np.array([0.0, 1.0, -2.0, 1000.0], np.float32)
     target = np.full(4, scale, np.float32)
     distance, gradient = jax.value_and_grad(relative_error)(jnp.asarray(values), jnp.asarray(target))

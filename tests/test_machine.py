@@ -17,6 +17,7 @@ import pytest
 from command import OUT, arguments_of, run_in_process, run_process
 from mlflow import MlflowClient
 
+import nst_exp
 from nst_exp import devices, memory, signals, versions
 from nst_exp.errors import InputError, OutOfMemoryError
 from nst_exp.files import home_expanded
@@ -72,7 +73,7 @@ def test_the_commit_is_only_information(failure: Exception, monkeypatch: pytest.
         raise failure
 
     monkeypatch.setattr(git, "Repo", broken)
-    assert record.code_version.__wrapped__() == record.nst_exp.__version__
+    assert record.code_version.__wrapped__() == nst_exp.__version__
 
 
 def test_versions_of_packages_are_only_information() -> None:

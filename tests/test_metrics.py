@@ -1,4 +1,4 @@
-"""Measures against independent implementations, closed forms, and pictures of which the answer is known."""
+"""Measures against independent implementations, closed forms, and pictures whose measures are known."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from nst_exp.params import files
 from nst_exp.params.sources import ParamsSource, load_lpips_weights, load_params
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "lpips_reference.py"
-# By the original program: see scripts/lpips_reference.py for the commands that made these.
+# Values of the original program, printed by scripts/lpips_reference.py.
 LPIPS = {
     "waves": 0.41657811,
     "flower": 0.81726336,
@@ -49,7 +49,7 @@ def judging(name: str) -> Network:
 
 @pytest.fixture(scope="module")
 def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
-    """The real one."""
+    """The real evaluator."""
     network = judging("vgg16")
     cache_dir = tmp_path_factory.mktemp("cache")
     params = load_params(ParamsSource("bundled"), network, network.truncated(metrics.LAYERS), cache_dir).params
@@ -85,7 +85,7 @@ def as_image(picture: Picture) -> jax.Array:
 
 
 def waves(seed: int, height: int = 48, width: int = 64) -> jax.Array:
-    """Smooth colours; the same picture at every size."""
+    """Smooth colours that are the same picture at every size."""
     random = np.random.RandomState(seed)
     down, across = np.mgrid[:height, :width]
     down, across = (down + 0.5) / height, (across + 0.5) / width
@@ -136,7 +136,7 @@ def test_lpips_weights_of_a_wrong_file(
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "vgg16.ckpt").write_bytes(content)
     package = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _name: package)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: package)
     with pytest.raises(InputError, match="SHA-256 is"):
         load_lpips_weights()
     monkeypatch.setitem(files.BUNDLED, "vgg16", ("vgg16.ckpt", hashlib.sha256(content).hexdigest()))
@@ -150,7 +150,7 @@ def test_lpips_weights_of_a_wrong_file(
 
 
 def features_for_style(evaluator: Evaluator, image: jax.Array) -> list[np.ndarray]:
-    """(pixels, channels) in float64 at each layer, full size (maximum pooling) and half size (average)."""
+    """Features (pixels, channels) in float64 of each layer, at full size (maximum pooling) and half size (average)."""
     _, height, width, _ = image.shape
     half, averaging = metrics._resized(image, (height // 2, width // 2)), replace(evaluator.network, pooling="average")
     maps = []
@@ -188,7 +188,7 @@ def test_style_is_that_of_numpy_and_scipy(tiny: Evaluator) -> None:
     for name, error, tolerance in (
         ("style_gram", gram_error, 1e-4),
         ("style_moments", moments_error, 1e-4),
-        ("style_swd", sliced_error, 5e-3),  # of every pixel here, of 256 quantiles there
+        ("style_swd", sliced_error, 5e-3),  # computed from every pixel here, but from 256 quantiles there
     ):
         totals = [sum(error(*maps) for maps in zip(one, seen[2], strict=True)) for one in seen[:2]]
         assert measured[name] == pytest.approx(totals[0] / totals[1], rel=tolerance), name
@@ -240,7 +240,7 @@ def test_ssim_is_the_article_s(tiny: Evaluator) -> None:
 
 
 def test_colour_distance_between_flat_pictures_is_delta_e(tiny: Evaluator) -> None:
-    # L*a*b* of sRGB's primaries as published: (53.24, 80.09, 67.20), (32.30, 79.19, -107.86)
+    # The published L*a*b* of sRGB's primaries: (53.24, 80.09, 67.20), (32.30, 79.19, -107.86)
     seen = references(tiny, flat((0.5, 0.5, 0.5)), flat((0.0, 0.0, 1.0)))
     red = measures(tiny, seen, flat((1.0, 0.0, 0.0)))["colour_distance"]
     assert red == pytest.approx(np.sqrt(20.94**2 + 0.9**2 + 175.06**2), rel=0.04)
@@ -287,7 +287,7 @@ def test_the_painting_itself(tiny: Evaluator) -> None:
     "colour", [(0, 0, 0), (1, 1, 1), (0.5, 0.5, 0.5), (0.485, 0.456, 0.406), (1, 0, 0), (0.1, 0.2, 0.9)]
 )
 def test_a_painting_of_one_colour(colour: tuple[float, float, float], tiny: Evaluator) -> None:
-    """Kind: a target without any response, to which nothing can be relative; one of them is the network's own grey."""
+    """Kind: division by the response to a target that has none, such as the grey that the network subtracts."""
     photograph, painting = waves(0), flat(colour)
     seen = references(tiny, photograph, painting)
     names = ("style_distance", "style_gram", "style_moments", "style_swd")
@@ -299,7 +299,7 @@ def test_a_painting_of_one_colour(colour: tuple[float, float, float], tiny: Eval
 
 
 def test_sliced_distances_are_relative_however_small_the_target() -> None:
-    """Kind: a least denominator that is not small beside what it divides."""
+    """Kind: a smallest denominator that is not small compared with the number that it divides."""
     table = np.linspace(-1, 1, 32 * 256, dtype=np.float32).reshape(32, 256)
     for scale in (1e-8, 1e-3, 1e6):
         assert metrics._sliced(2 * scale * table, scale * table) == pytest.approx(1, rel=1e-5)

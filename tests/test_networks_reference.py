@@ -1,7 +1,7 @@
-"""Every network against torchvision and timm, by the figures of scripts/networks_reference.py.
+"""Every network against torchvision and timm, by the values of scripts/networks_reference.py.
 
-Params go through a file with torchvision's, timm's or Keras' names and the loader, which folds batch normalisation.
-Set NST_EXP_ALL_SIZES=1 for all sizes of the large networks, which take minutes.
+Params are written to a file with the names of torchvision, timm or Keras, and read by the loader, which folds batch
+normalisation. Set NST_EXP_ALL_SIZES=1 for all sizes of the large networks, which take minutes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nst_exp.types import Image, NetworkParams, Scalar
 STORED = json.loads((Path(__file__).parent / "data" / "networks_reference.json").read_text())
 CASES = STORED["cases"]
 ALL_SIZES = bool(os.environ.get("NST_EXP_ALL_SIZES"))
-QUICK = {  # (network, library): the size, and the deepest layer looked at
+QUICK = {  # (network, library): the size, and the deepest layer that is compared
     ("vgg19", "torch"): ([20, 24], "block4_conv4"),
     ("alexnet", "torch"): ([67, 70], "conv5"),
     ("resnet50", "torch"): ([65, 66], "conv5_block3_out"),
@@ -37,11 +37,16 @@ QUICK = {  # (network, library): the size, and the deepest layer looked at
     ("googlenet", "torch"): ([65, 70], "inception5b"),
     ("inception_v4", "torch"): ([75, 96], "Mixed_7b"),
 }
-GRADIENTS = ("alexnet", "resnet50", "googlenet", "inception_v4")  # are also compared in the quick tests
+GRADIENTS = (
+    "alexnet",
+    "resnet50",
+    "googlenet",
+    "inception_v4",
+)  # compared in the quick tests, too
 
 
 def chosen() -> list[Any]:
-    """(case, deepest layer to look at)."""
+    """Parameters (case, deepest layer that is compared)."""
     chosen = []
     for case in CASES:
         layers = ARCHITECTURES[case["network"]].layers
@@ -53,7 +58,7 @@ def chosen() -> list[Any]:
 
 
 def seeded_params(network: Network, library: str, layers: tuple[str, ...], folder: Path) -> NetworkParams:
-    """Params of `layers` through a file as `library` names them."""
+    """Params of `layers`, read from a file with the names of `library`."""
     torch_names = tensor_names(network).torch
     file_names = tensor_names(network).keras if library == "keras" else torch_names
     tensors: dict[str, np.ndarray] = {}
@@ -64,8 +69,9 @@ def seeded_params(network: Network, library: str, layers: tuple[str, ...], folde
             tensors[f"{file_name}.bias"] = seeded_tensor(f"{name}.bias", (shape[-1],))
         for kind in ("weight", "bias", "running_mean", "running_var") if norm else ():
             tensors[f"{file_norm}.{kind}"] = seeded_tensor(f"{norm}.{kind}", (shape[-1],))
-    source = ParamsSource("keras" if library == "keras" else "safetensors", folder / "params")
-    (write_keras if library == "keras" else save_file)(tensors, source.path)
+    path = folder / "params"
+    (write_keras if library == "keras" else save_file)(tensors, path)
+    source = ParamsSource("keras" if library == "keras" else "safetensors", path)
     return jax.device_put(load_params(source, network, layers, folder).params)
 
 
@@ -96,7 +102,7 @@ def test_features_and_gradient(case: dict[str, Any], last: str, tmp_path: Path) 
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Its result, compiled in a hurry: it runs once."""
+    """The function's result, compiled with few optimisations because it runs only once."""
     hurry = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     return jax.jit(function, compiler_options=hurry)(*arguments)
 

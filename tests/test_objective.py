@@ -1,5 +1,6 @@
-"""The whole objective: against NumPy in float64, and its gradient against finite differences."""
+"""The whole objective against NumPy in float64, and its gradient against finite differences."""
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def test_total_and_terms_against_numpy(loss: str, tmp_path: Path) -> None:
         return float(error / (np.asarray(b, np.float64) ** 2).sum() if loss == "relative" else error / np.size(b))
 
     def features(of: jax.Array) -> dict[str, np.ndarray]:
-        return objective.network.features(problem.params, of, objective.layers)
+        maps = objective.network.features(problem.params, of, objective.layers)
+        return {layer: np.asarray(map_) for layer, map_ in maps.items()}
 
     at, content, style = features(image), features(picture(24, 20, 0)), features(picture(18, 30, 1))
     by_layer = {layer: distance(gram(at[layer]), gram(style[layer])) for layer in STYLE_LAYERS}
@@ -88,13 +90,13 @@ def test_total_and_terms_against_numpy(loss: str, tmp_path: Path) -> None:
 def test_losses_vanish_at_their_targets(tmp_path: Path) -> None:
     objective, problem = make("relative", tmp_path)
     content, style = picture(24, 20, 0), picture(24, 20, 1)
-    problem = problem.replace(targets=targets_of(objective, problem.params, content, style))
+    problem = dataclasses.replace(problem, targets=targets_of(objective, problem.params, content, style))
     assert objective.losses(problem, content)[1]["content"] < 1e-10
     assert objective.losses(problem, style)[1]["style.block3_conv2"] < 1e-10
 
 
 def test_relative_loss_does_not_know_the_scale_of_features(tmp_path: Path) -> None:
-    """The same network with first-layer weights ten times as large says the same: weights carry over."""
+    """The losses are the same if the kernels of the first layer are ten times as large."""
     objective, problem = make("relative", tmp_path)
     layers = problem.params.layers
 
@@ -122,7 +124,7 @@ def test_gradient_against_finite_differences(loss: str, tmp_path: Path) -> None:
             direction = np.random.default_rng(seed).normal(size=image.shape)
             step = 1e-4
             slope = (total(image + step * direction) - total(image - step * direction)) / (2 * step)
-            # features are float32 by contract, so differences of losses are not better than this
+            # features are float32, so differences of losses cannot be more exact
             np.testing.assert_allclose(jnp.vdot(gradient, direction), slope, rtol=5e-3)
 
 
@@ -148,7 +150,7 @@ def test_convolution_and_its_gradients_are_those_of_lax(
 @pytest.mark.parametrize("sides", [(9, 8), (6, 11)], ids=str)
 def test_a_wide_convolution_by_fewer_multiplications_is_that_of_numpy(padding: Any, sides: tuple[int, int]) -> None:
     random = np.random.default_rng(0)
-    inputs = random.normal(size=(3, 2, *sides, LEAST_CHANNELS)).astype(np.float32)  # three lanes
+    inputs = random.normal(size=(3, 2, *sides, LEAST_CHANNELS)).astype(np.float32)  # three batch entries
     kernel = random.normal(size=(3, 3, LEAST_CHANNELS, LEAST_CHANNELS + 2)).astype(np.float32)
     assert pays(jnp.asarray(inputs[0]), jnp.asarray(kernel))
     borders = {"SAME": ((1, 1), (1, 1)), "VALID": ((0, 0), (0, 0))}[padding] if isinstance(padding, str) else padding
@@ -158,15 +160,15 @@ def test_a_wide_convolution_by_fewer_multiplications_is_that_of_numpy(padding: A
         windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
         return np.einsum("lnyxirc,rcio->lnyxo", windows, kernel, optimize=True)
 
-    def lanes(inputs: Any, kernel: Any) -> Any:
-        return jax.vmap(lambda lane: convolution(lane, kernel, (1, 1), padding, repeated=True))(inputs)
+    def batched(inputs: Any, kernel: Any) -> Any:
+        return jax.vmap(lambda entry: convolution(entry, kernel, (1, 1), padding, repeated=True))(inputs)
 
     expected = by_numpy(inputs, kernel)
-    actual, back = jax.vjp(lanes, jnp.asarray(inputs), jnp.asarray(kernel))
+    actual, back = jax.vjp(batched, jnp.asarray(inputs), jnp.asarray(kernel))
     assert np.abs(actual - expected).max() < 3e-6 * np.abs(expected).max()
     cotangent = random.normal(size=expected.shape).astype(np.float32)
     to_inputs, to_kernel = back(jnp.asarray(cotangent))
-    # both are linear: <cotangent, lanes(x, k)> is <to_inputs, x> and <to_kernel, k>, here for other x and k
+    # both are linear: <cotangent, batched(x, k)> is <to_inputs, x> and <to_kernel, k>, here for other x and k
     other, other_kernel = random.normal(size=inputs.shape), random.normal(size=kernel.shape)
     np.testing.assert_allclose(np.vdot(to_inputs, other), np.vdot(cotangent, by_numpy(other, kernel)), rtol=1e-3)
     moved = by_numpy(inputs, other_kernel)

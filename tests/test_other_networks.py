@@ -1,4 +1,4 @@
-"""The networks beside VGG-16: their names, their sizes, their files, and what is said when a file does not fit."""
+"""The networks besides VGG-16: their names, sizes and files, and the messages about files that do not fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from seeded import seeded_tensor
 
 from nst_exp.errors import InputError
 from nst_exp.networks import ARCHITECTURES, Network, get_network
-from nst_exp.networks.blocks import Options
+from nst_exp.networks.blocks import Chain, Options
+from nst_exp.networks.vgg import TINY
 from nst_exp.params import files as params_files
 from nst_exp.params.sources import LoadedParams, ParamsSource, load_params
 from nst_exp.params.tensor_names import tensor_names
@@ -61,7 +62,7 @@ def test_aliases(network: str, alias: str, layer: str) -> None:
 
 @pytest.mark.parametrize("network", ["vgg19", "alexnet", "googlenet", "resnet50", "inception_v4"])
 def test_smallest_picture(network: str) -> None:
-    """The least side leaves pixels at every layer, one less does not."""
+    """The smallest side leaves pixels at every layer; a side that is one less does not."""
     chosen = get_network(network, pooling="average", padding="replicate", precision="float32")
     layers = chosen.layers[:7]
     params = load_params(ParamsSource("random"), chosen, layers, Path("unused")).params
@@ -76,9 +77,11 @@ def test_smallest_picture(network: str) -> None:
 
 
 def test_average_of_a_constant_is_the_constant() -> None:
-    """Also where a window reaches beyond the border."""
+    """This holds also where a window reaches beyond the border."""
     network = get_network("googlenet", pooling="average", padding="replicate", precision="float32")
-    pool = dict(network.table())["conv2"].blocks[0]  # type: ignore[attr-defined]
+    chain = dict(network.table())["conv2"]
+    assert isinstance(chain, Chain)
+    pool = chain.blocks[0]
     for side in (7, 8):
         pooled = pool(jnp.ones((1, side, side + 1, 2)), Options("average", "float32", None))
         np.testing.assert_allclose(pooled, 1.0, rtol=1e-6)
@@ -142,7 +145,7 @@ def save_pth(path: Path, tensors: files.Arrays, save: Callable[[Path, object], N
 
 
 def save_keras(path: Path, tensors: files.Arrays) -> None:
-    """Keras' own names, written out by hand."""
+    """Write params under Keras' own names, which are spelled out here."""
     layers = {"conv1": "conv1_conv", "bn1": "conv1_bn"}
     for index in (1, 2, 3):
         layers |= {
@@ -200,7 +203,7 @@ def test_batch_normalisation_is_folded(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", WRITERS)
 def test_files_that_do_not_fit(case: str, tmp_path: Path) -> None:
     sound = torch_tensors(RESNET, SHALLOW)
-    wrong = {
+    wrong: dict[str, dict[str, np.ndarray]] = {
         "conv2_block1_1/variance has negative values": {"layer1.0.bn1.running_var": -np.ones(64, np.float32)},
         "conv2_block1_1/mean has shape (3,), resnet50 needs (64,)": {
             "layer1.0.bn1.running_mean": np.ones(3, np.float32)
@@ -252,7 +255,7 @@ def test_download_of_which_eight_digits_are_known(
         offered = params_files._Download(f"{address}/a.pth", f"sha256:{digits}")
         monkeypatch.setitem(params_files.DOWNLOADS, ("torchvision", "tiny"), offered)
         if sound:
-            loaded = load_params(ParamsSource("torchvision"), files.TINY, files.TINY.layers, tmp_path)
+            loaded = load_params(ParamsSource("torchvision"), TINY, TINY.layers, tmp_path)
             assert loaded.sha256 == sha256
         else:
             message = files.refused(ParamsSource("torchvision"), tmp_path)
@@ -260,4 +263,4 @@ def test_download_of_which_eight_digits_are_known(
             assert not (tmp_path / "downloads" / "a.pth").exists()
 
 
-address = files.address  # the fixture
+address = files.address  # the fixture, for the tests of this file

@@ -1,22 +1,23 @@
-"""The report's page in a real browser: headless Chromium, as an artist would use it."""
+"""The report's page in a real browser, headless Chromium, used as an artist would use it."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import test_report as sweeps
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Locator, Page, expect, sync_playwright
 
-from nst_exp.records.folder import Tracked
+from nst_exp.records.folder import RunFolder, Tracked
 from nst_exp.report import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
-# as root and without a way to the network, Chromium needs to be told so
+# needed as root and without a network
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -34,7 +35,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of 2x3 runs: four done, one failed, one on its way."""
+    """The page of 2x3 runs, of which four are finished, one failed, and one is not finished."""
     folder = tmp_path_factory.mktemp("sweep")
     sweeps.make_grid(folder, 0, pooling=("average", "max"), style_weight=(0.03, 0.1, 0.3))
     points = [(pooling, weight) for pooling in ("average", "max") for weight in (0.03, 0.1, 0.3)]
@@ -46,18 +47,19 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
         else:
             run = sweeps.begin_run(folder, number, overrides)
     run.fail("the device is out of memory", overrides)
-    sweeps.picture(1, SIZE).save(sweeps.RunFolder(folder / "4").progress_file(10))
+    sweeps.picture(1, SIZE).save(RunFolder(folder / "4").progress_file(10))
     write_report(folder)
     return folder / "report.html"
 
 
 @pytest.fixture
 def page(browser: Browser, report: Path) -> Iterator[Page]:
-    """The page, opened from its file; requests to a network and errors fail the test."""
+    """The page, opened from its file; a request to a network or an error fails the test."""
     context = browser.new_context(
         viewport={"width": 1200, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
     )
-    opened, troubles = context.new_page(), []
+    opened = context.new_page()
+    troubles: list[str] = []
     opened.on(
         "console", lambda message: troubles.append(message.text) if message.type in ("error", "warning") else None
     )
@@ -82,6 +84,13 @@ def card(page: Page, number: int) -> Locator:
     return page.locator(f".card[data-run='{number}']")
 
 
+def box_of(element: Locator) -> FloatRect:
+    """Where an element is on the page, in px; it must be visible."""
+    box = element.bounding_box()
+    assert box is not None
+    return box
+
+
 def natural_size(image: Locator) -> list[int]:
     return image.evaluate("async image => { await image.decode(); return [image.naturalWidth, image.naturalHeight]; }")
 
@@ -93,7 +102,7 @@ def test_every_picture_is_there_at_full_size(page: Page) -> None:
         image = card(page, number).locator(".thumb img")
         expect(image).to_be_visible()
         assert natural_size(image) == list(SIZE)
-        assert image.bounding_box()["width"] > 100
+        assert box_of(image)["width"] > 100
     expect(card(page, 5)).to_contain_text("failed: the device is out of memory")
     expect(card(page, 4)).to_contain_text("unfinished, step 10")
     assert page.locator("#inputs img").count() == 2
@@ -104,7 +113,7 @@ def test_the_grid_has_its_labels(page: Page) -> None:
     assert page.locator(".label.column:not(.corner)").all_inner_texts() == [
         f"style_\u200bweight\n{value}" for value in ("0.03", "0.1", "0.3")
     ]
-    boxes = [card(page, number).bounding_box() for number in range(6)]
+    boxes = [box_of(card(page, number)) for number in range(6)]
     assert len({box["y"] for box in boxes[:3]}) == 1
     assert len({box["x"] for box in (boxes[0], boxes[3])}) == 1
     assert boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"]
@@ -114,9 +123,9 @@ def test_labels_stay_in_sight(page: Page) -> None:
     page.locator("#size").fill("2.5")
     page.evaluate("window.scrollTo(300, 500)")
     page.wait_for_timeout(100)
-    column = page.locator(".label.column:not(.corner)").first.bounding_box()
-    row = page.locator(".label.row").first.bounding_box()
-    assert column["y"] >= page.locator("#bar").bounding_box()["height"] - 1
+    column = box_of(page.locator(".label.column:not(.corner)").first)
+    row = box_of(page.locator(".label.row").first)
+    assert column["y"] >= box_of(page.locator("#bar"))["height"] - 1
     assert row["x"] >= 0
 
 
@@ -124,11 +133,11 @@ def test_sorting_changes_the_order(page: Page) -> None:
     page.select_option("#sort", "style_distance")
     values = {number: sweeps.measures_of(number)["style_distance"] for number in range(4)}
     expected = [str(number) for number in sorted(values, key=values.__getitem__)]
-    assert shown(page) == [*expected, "4", "5"]  # what is not known comes last
+    assert shown(page) == [*expected, "4", "5"]  # runs without this measure come last
     page.click("#turn")
     assert shown(page) == [*reversed(expected), "4", "5"]
     page.select_option("#sort", "ssim")
-    assert shown(page)[:4] == ["0", "1", "2", "3"]  # the best first, here the highest
+    assert shown(page)[:4] == ["0", "1", "2", "3"]  # the best comes first, here the highest
     page.click("[data-view=grid]")
     assert shown(page) == ["0", "1", "2", "3", "4", "5"]
 
@@ -179,9 +188,9 @@ def test_a_picture_opens_at_full_size_and_escape_closes(page: Page) -> None:
         "python -m nst_exp.run pooling=average style_weight=0.1 'note=it'\"'\"'s'"
     )
     expect(viewer.locator("code").nth(1)).to_have_text(f"python -m nst_exp.reproduce {'1' * 32}")
-    before = page.locator("#full").bounding_box()["width"]
+    before = box_of(page.locator("#full"))["width"]
     page.locator("#full").click()
-    assert page.locator("#full").bounding_box()["width"] == SIZE[0] != before
+    assert box_of(page.locator("#full"))["width"] == SIZE[0] != before
     page.keyboard.press("Escape")
     expect(viewer).to_be_hidden()
 
@@ -220,19 +229,19 @@ def test_two_runs_are_compared(page: Page) -> None:
     assert natural_size(page.locator("#image-a")) == natural_size(page.locator("#image-b")) == list(SIZE)
     expect(page.locator("#differences")).to_contain_text("pooling")
     pair = page.locator("#pair")
-    box = pair.bounding_box()
+    box = box_of(pair)
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 100)
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] / 4, box["y"] + 100)
     page.mouse.up()
     assert float(page.locator("#slide").input_value()) == pytest.approx(25, abs=1)
-    assert page.locator("#divider").bounding_box()["x"] == pytest.approx(box["x"] + box["width"] / 4, abs=4)
+    assert box_of(page.locator("#divider"))["x"] == pytest.approx(box["x"] + box["width"] / 4, abs=4)
     before = float(page.locator("#slide").input_value())
     page.locator("#slide").focus()
     page.keyboard.press("ArrowRight")
     assert float(page.locator("#slide").input_value()) > before
     page.click("[data-mode=beside]")
-    assert page.locator("#image-a").bounding_box()["x"] < page.locator("#image-b").bounding_box()["x"]
+    assert box_of(page.locator("#image-a"))["x"] < box_of(page.locator("#image-b"))["x"]
     page.select_option("#side-a", "input-0")
     expect(page.locator("#caption-a")).to_contain_text("Photograph")
     page.keyboard.press("Escape")
@@ -269,7 +278,7 @@ def test_a_point_can_be_clicked(page: Page) -> None:
 
 @pytest.mark.parametrize("width", [1200, 500])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_nothing_is_cut_off(width: int, scheme: str, page: Page) -> None:
+def test_nothing_is_cut_off(width: int, scheme: Literal["light", "dark"], page: Page) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     page.emulate_media(color_scheme=scheme)
     page.wait_for_timeout(100)

@@ -1,7 +1,7 @@
-"""Files beside the report's page play and open, whatever they and their folders are called.
+"""Files beside the report's page play and open, whatever the names of files and folders are.
 
-The kinds of fault: the page's own policy forbids what the page shows; the page says something untrue about a file
-that it cannot show; and a path is put into an address as it is, so that `%`, `?` and `#` change its meaning.
+The kinds of fault: the page's own policy forbids what the page shows; the page states something wrong about a file
+that it cannot show; a path is put into an address unquoted, so that `%`, `?` and `#` change its meaning.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import clips
 import pytest
 import test_report as sweeps
+import videos
 from mlflow_server import wait_for
 from playwright.sync_api import Browser, Page, expect
 from test_page import CHROMIUM, browser, natural_size, shown  # noqa: F401 (a fixture)
@@ -26,20 +26,20 @@ from nst_exp.report import write_report
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
-NAME = "50%25 of #1? 'it's' a \"q\" & ü;+=,"  # of the folder
+NAME = "50%25 of #1? 'it's' a \"q\" & ü;+=,"  # the folder's name
 FILES = ("pastiche.mp4", "pastiche.gif", "pastiche.webp", "gone.mp4", "pastiche.mkv", "moved #1?.gif")
 
 
 class Silent(SimpleHTTPRequestHandler):
-    """Serves files without a word."""
+    """Serves files without log lines."""
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of videos, without curves: one of them was never there, one plays in no browser, one goes later."""
+    """A sweep of videos without curves: one file is missing, one plays in no browser, one is removed later."""
     folder = tmp_path_factory.mktemp("videos") / NAME
     sweeps.make_grid(folder, 0, seed=())
     for number, name in enumerate(FILES):
@@ -47,9 +47,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (run.path / "trace.csv").unlink()
         path = run.path / name
         if path.suffix == ".mp4" and name != "gone.mp4":
-            clips.write(path, 30)
+            videos.write(path, 30)
         elif path.suffix == ".mkv":
-            clips.write(path, 3, codec="ffv1")
+            videos.write(path, 3, codec="ffv1")
         elif path.suffix in (".gif", ".webp"):
             first, *rest = (sweeps.picture(index, (64, 48)) for index in range(3))
             first.save(path, save_all=True, append_images=rest, duration=100)
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=["file", "http"])
 def page(request: pytest.FixtureRequest, browser: Browser, folder: Path) -> Iterator[Page]:  # noqa: F811
-    """The page as it is opened from a folder and from a server."""
+    """The page, opened from a folder and from a server."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=folder))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     opened = browser.new_page(viewport={"width": 1200, "height": 900})

@@ -1,7 +1,7 @@
-"""Files that Pillow opens at the wrong picture, or not at all though they are sound.
+"""Sound files of which Pillow opens the wrong picture or none.
 
-The kinds: a file whose first picture is not its main one (a thumbnail, a mask, the preview of a camera raw file); a
-file refused or complained of for a limit of the library that has nothing to do with the picture.
+The kinds of fault: the first picture of a file is taken for its main one, although it is a thumbnail, a mask or the
+preview of a camera raw file; a file is refused because of a limit of the library that does not concern the picture.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from nst_exp.media.kind import kind_of
 
 FULL, REDUCED, MASK = 0, 1, 4
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
-Picture = tuple[int, tuple[int, int, int], dict[int, int]]  # side in px, colour, further tags
+Picture = tuple[int, tuple[int, int, int], dict[int, int]]  # side in px, colour, other tags
 
 
 def tiff(pages: Sequence[Picture], children: Sequence[Picture] = (), order: str = "<") -> bytes:
-    """A TIFF file of plain RGB pictures; `children` hang on the first page (SubIFD)."""
+    """A TIFF file of plain RGB pictures; `children` belong to the first page (SubIFD)."""
     content = bytearray({"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, 0))
 
     def add(picture: Picture, offsets: list[int]) -> tuple[int, int]:
@@ -136,8 +136,8 @@ def test_long_profiles_and_texts_do_not_matter(what: str, tmp_path: Path) -> Non
     elif what != "profile":
         add = text.add_text if what == "zTXt" else text.add_itxt
         add("History", "x" * 3_000_000, zip=True)
-    profile = {"icc_profile": _noise()} if what == "profile" else {}
-    Image.new("RGB", (64, 64), GREEN).save(path, pnginfo=text, **profile)
+    profile = _noise() if what == "profile" else None
+    Image.new("RGB", (64, 64), GREEN).save(path, pnginfo=text, icc_profile=profile)
     assert read(path) == GREEN
 
 
@@ -146,7 +146,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def test_large_pictures_pass_without_a_warning(tmp_path: Path) -> None:
-    """Pillow warns above 89 megapixels; here warnings are errors, but for what every command sets."""
+    """Pillow warns above 89 megapixels; warnings are errors in tests, so the limit that commands set must hold."""
     Image.new("1", (9_500, 9_500), 1).save(tmp_path / "large.png")
     with warnings.catch_warnings(), mock.patch.object(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS):
         _limit_pictures()
@@ -155,7 +155,7 @@ def test_large_pictures_pass_without_a_warning(tmp_path: Path) -> None:
 
 
 def test_absurd_pictures_are_refused_in_one_line(tmp_path: Path) -> None:
-    """The command refuses 2500 megapixels, by the header alone."""
+    """The command refuses 2500 megapixels after reading only the header."""
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
     body = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(b"")) + _chunk(b"IEND", b"")
     (tmp_path / "absurd.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)

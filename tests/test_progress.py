@@ -1,7 +1,7 @@
-"""What a person sees while a command works and when it ends.
+"""The output that a person reads while a command works and when it ends.
 
-The kinds: work that goes on without a sign of life; an end that does not say what was done, how good it is and how to
-resume; log lines that are longer than what they say, or coloured where nobody asked for colours.
+The kinds of fault: work without any sign of progress; an end that does not tell what was done, how good it is and how
+to resume; log lines that are longer than needed, or coloured although nobody asked for colours.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ENDLESS = 1_000_000
 
 
 def test_a_sweep_on_a_terminal_and_ctrl_c(tmp_path: Path) -> None:
-    """A terminal of 80 columns: the first point ends at once, the others never would."""
+    """In a terminal of 80 columns, the first point ends at once and the others would never end."""
     steps = f"steps=2,{ENDLESS},{ENDLESS + 1},{ENDLESS + 2}"
     command = [sys.executable, "-m", "nst_exp.run", *arguments_of("-m", steps)]
     terminal, end = pty.openpty()
@@ -42,7 +42,7 @@ def test_a_sweep_on_a_terminal_and_ctrl_c(tmp_path: Path) -> None:
     while True:
         try:
             shown += os.read(terminal, 65536).decode(errors="replace")
-        except OSError:  # the other side is closed
+        except OSError:  # the command has closed the terminal
             break
         assert time.monotonic() < deadline, shown
         if f"/{ENDLESS}," in shown and not interrupted:

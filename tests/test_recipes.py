@@ -14,11 +14,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
-import clips as videos
 import numpy as np
 import pytest
+import videos
 from command import arguments_of
 
 from nst_exp import conf_files
@@ -209,7 +210,8 @@ def test_every_row_is_carried_out() -> None:
 def test_one_search_uses_all_additions(tree: Path, tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     shapes = {"first/kernel": (3, 3, 3, 4), "first/bias": (4,), "second/kernel": (1, 1, 4, 6), "second/bias": (6,)}
-    np.savez(tmp_path / "params.npz", **{name: random.normal(size=shape) for name, shape in shapes.items()})
+    arrays: dict[str, Any] = {name: random.normal(size=shape) for name, shape in shapes.items()}
+    np.savez(tmp_path / "params.npz", **arrays)
     videos.write(tmp_path / "source.mp4", frames=2)
     outcome = command(
         tree,

@@ -1,4 +1,4 @@
-"""The report of a sweep, and the command that compares: layouts, pictures, plots, tables, and what goes wrong."""
+"""The report of a sweep and the command `compare`: layouts, pictures, plots, tables, and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from nst_exp.report.page import render_page
 from nst_exp.report.pictures import read_gallery
 from nst_exp.report.plots import pareto_plot, svg
 
-with warnings.catch_warnings():  # what is imported here need not be imported under pytest's filters later
+with warnings.catch_warnings():  # so that pytest's filters do not apply to these imports later
     warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)  # OmegaConf's DictConfig
     from nst_exp.commands import compare
     from nst_exp.records import tracking
@@ -45,7 +45,7 @@ FILES = {"report.html", "contact_sheet.png", "pareto.png", "convergence.png", "t
 
 
 def make_inputs(folder: Path) -> dict[str, str]:
-    """A photograph and a painting, as settings."""
+    """Write a photograph and a painting; returns them as settings."""
     for name, seed in ((CONTENT, 1), (STYLE, 2)):
         picture(seed, (96, 64)).save(folder / name)
     return {"content": str(folder / CONTENT), "style": str(folder / STYLE)}
@@ -58,7 +58,7 @@ def picture(seed: int, size: tuple[int, int]) -> Image.Image:
 
 
 def measures_of(number: int) -> dict[str, float]:
-    """Numbers as a run may have them: every third run is beaten by its neighbour."""
+    """Measures of a run; every third run is worse than its neighbour in all of them."""
     lpips = 0.1 + 0.05 * number
     style = 0.9 - 0.05 * number + (0.2 if number % 3 == 2 else 0)
     return {"score": (1 + lpips) * (1 + style), "lpips": lpips, "ssim": 1 - lpips, "style_distance": style}
@@ -72,7 +72,7 @@ def add_run(
     size: tuple[int, int] = (96, 64),
     **result: Any,
 ) -> RunFolder:
-    """A finished run."""
+    """Add a finished run."""
     run = begin_run(sweep, number, overrides, params)
     picture(number + 10, size).save(run.path / "pastiche.png")
     steps = np.arange(1, 9)
@@ -84,7 +84,7 @@ def add_run(
 
 
 def begin_run(sweep: Path, number: int, overrides: Sequence[str], params: Mapping[str, Any] = {}) -> RunFolder:
-    """A run that has begun."""
+    """Add a run that has begun."""
     run = RunFolder(sweep / str(number))
     run.path.mkdir(parents=True)
     settings = {"content": str(sweep / CONTENT), "style": str(sweep / STYLE), "size": 96, **params}
@@ -93,7 +93,7 @@ def begin_run(sweep: Path, number: int, overrides: Sequence[str], params: Mappin
 
 
 def make_grid(folder: Path, count: int | None = None, **axes: Sequence[Any]) -> Path:
-    """The sweep over all combinations of `axes`, or the first `count` runs of it."""
+    """Make a sweep over all combinations of `axes`, or the first `count` runs of it."""
     folder.mkdir(exist_ok=True)
     make_inputs(folder)
     command = ["size=96", *(f"{name}={','.join(map(str, values))}" for name, values in axes.items())]
@@ -105,20 +105,20 @@ def make_grid(folder: Path, count: int | None = None, **axes: Sequence[Any]) -> 
 
 
 def make_troubled(folder: Path) -> Path:
-    """2x3 runs of a grid: one failed, one on its way, one not begun."""
+    """Make a grid of 2x3 runs, of which one failed, one is not finished, and one has not begun."""
     make_grid(folder, 3, content_weight=(1, 4), style_weight=(0.03, 0.1, 0.3))
     failed = begin_run(folder, 3, ["size=96", "content_weight=4", "style_weight=0.03"])
     failed.fail("size=8192: the device is out of <memory>", ["size=96", "content_weight=4", "style_weight=0.03"])
     going = begin_run(folder, 4, ["size=96", "content_weight=4", "style_weight=0.1"])
     for step in (10, 20):
         picture(step, (96, 64)).save(going.progress_file(step))
-    (folder / "5").mkdir()  # Hydra makes it a moment before the run begins
+    (folder / "5").mkdir()  # Hydra creates it a moment before the run begins
     return folder
 
 
 def numbers_of(layout: Layout) -> list[list[list[int | None]]]:
     """The runs' numbers by block, row and column."""
-    return [[[cell and cell.number for cell in line] for line in block.cells] for block in layout.blocks]
+    return [[[cell.number if cell else None for cell in line] for line in block.cells] for block in layout.blocks]
 
 
 def page_of(folder: Path) -> str:
@@ -126,7 +126,7 @@ def page_of(folder: Path) -> str:
 
 
 def data_of(page: str) -> dict[str, Any]:
-    """What the page's script is given."""
+    """The data of the page's script."""
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     assert found
     return json.loads(found[1])
@@ -141,7 +141,7 @@ def test_the_last_axis_runs_across_the_one_before_down_and_others_make_blocks(tm
     assert [axis.name for axis in layout.axes] == ["pooling", "content_weight", "style_weight"]
     assert (layout.is_grid, layout.row_axis, layout.column_axis) == (True, "content_weight", "style_weight")
     assert [block.title for block in layout.blocks] == ["pooling = average", "pooling = max"]
-    assert layout.blocks[0].rows == ("1", "4")  # numbers ascend, whatever the command's order
+    assert layout.blocks[0].rows == ("1", "4")  # numbers ascend, whatever their order in the command
     assert layout.blocks[0].columns == ("0.03", "0.1", "0.3")
     assert numbers_of(layout) == [[[3, 4, 5], [0, 1, 2]], [[9, 10, 11], [6, 7, 8]]]
 
@@ -296,7 +296,7 @@ def test_large_pictures_are_in_the_page_once_and_not_too_large(tmp_path: Path) -
     page = page_of(folder)
     assert data_of(page)["runs"][0]["size"] == [2048, 137]
     assert page.count('id="picture-run-0"') == 1
-    assert page.count("/9j/") == 3  # the first letters of a JPEG: the run and both inputs
+    assert page.count("/9j/") == 3  # the first letters of a JPEG, for the run and both inputs
 
 
 def test_the_sheet_of_a_hundred_runs_keeps_its_size(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_the_table_for_spreadsheets(tmp_path: Path) -> None:
     assert float(rows[1]["lpips"]) == pytest.approx(measures_of(1)["lpips"])
     assert rows[3]["error"] == "size=8192: the device is out of <memory>"
     assert rows[0]["command"] == "python -m nst_exp.run size=96 content_weight=1 style_weight=0.03"
-    assert "content" not in rows[0]  # the same for all
+    assert "content" not in rows[0]  # the same for all runs
 
 
 @pytest.mark.parametrize(("width", "seen"), [(200, "seconds"), (80, "LPIPS"), (20, "run")])
@@ -504,7 +504,7 @@ def test_help_comes_at_once_and_without_jax() -> None:
 
 
 class Logged:
-    """An MLflow store with a sweep of four runs: two done, one that failed, one that is going."""
+    """An MLflow store with a sweep of four runs, of which two are finished, one failed, and one is running."""
 
     def __init__(self, folder: Path) -> None:
         self.uri = f"sqlite:///{folder / 'outputs' / 'mlflow.db'}"
@@ -541,7 +541,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Logged:
 
 
 def moved(logged: Logged) -> Path:
-    """Where the command is started, on a machine that has the store but not the sweep's folder."""
+    """A folder to start the command in, on a machine that has the store but not the sweep's folder."""
     hidden = logged.folder.with_name("hidden")
     if logged.folder.exists():
         logged.folder.rename(hidden)

@@ -1,4 +1,4 @@
-"""`python -m nst_exp.reproduce`: a logged run made again from MLflow alone."""
+"""`python -m nst_exp.reproduce` repeats a logged run from MLflow alone."""
 
 import hashlib
 import json
@@ -9,19 +9,22 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 import yaml
 from command import DEFAULTS, Outcome, run_in_process
 from mlflow import MlflowClient
+from mlflow_server import runs_of
 from PIL import Image
 
 from nst_exp.commands import reproduce
+from nst_exp.media.image import locate
 
 SAMPLES = {"content": "pkg://sklearn/datasets/images/china.jpg", "style": "pkg://nst_exp/samples/night_harbour.jpg"}
 
 
 class Home(NamedTuple):
-    """Where the run was made."""
+    """The folder and the store in which the run was made."""
 
     folder: Path
     uri: str
@@ -39,17 +42,16 @@ class Home(NamedTuple):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A sweep of one point, from pictures of its own."""
+    """A sweep of one point, with pictures in its folder."""
     folder = tmp_path_factory.mktemp("home")
     for name, address in SAMPLES.items():
-        shutil.copy(reproduce.locate(address), folder / f"{name}.jpg")
+        shutil.copy(locate(address), folder / f"{name}.jpg")
     pictures = ("content=content.jpg", "style=style.jpg")
     done = run_in_process("-m", "tracking=sqlite", "init=noise", "seed=5", *pictures, folder=folder)
     assert done.code == 0, done.stderr
     uri = f"sqlite:///{folder}/outputs/mlflow.db"
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("nst_exp")
-    (point,) = client.search_runs([experiment.experiment_id], "tags.identity != ''")
+    (point,) = (run for run in runs_of(client) if "identity" in run.data.tags)
     return Home(folder, uri, point.data.tags["mlflow.parentRunId"], point.info.run_id)
 
 
@@ -68,9 +70,9 @@ def repeat(*arguments: str, folder: Path) -> Outcome:
 
 
 def refusal(
-    *arguments: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, code: int = 1
+    *arguments: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: int = 1
 ) -> str:
-    """The one line in which the command ends."""
+    """The line with which the command ends."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["reproduce", *arguments])
     with pytest.raises(SystemExit) as end:
@@ -81,7 +83,7 @@ def refusal(
 
 
 def log_again(home: Home, files: Path, status: str = "FINISHED") -> str:
-    """A run of its own that has these files."""
+    """Log a new run with these files; returns its id."""
     client = home.client
     run_id = client.create_run(client.get_run(home.run_id).info.experiment_id).info.run_id
     client.log_artifacts(run_id, str(files))
@@ -104,14 +106,14 @@ def test_another_seed_and_a_changed_picture_are_found_out(home: Home, tmp_path: 
     files, moved = tmp_path / "files", tmp_path / "album" / "deep"
     shutil.copytree(home.point, files)
     moved.mkdir(parents=True)
-    for name in SAMPLES:  # found by hash: other names, other folder
+    for name in SAMPLES:  # found by hash, under other names in another folder
         shutil.copy(home.folder / f"{name}.jpg", moved / f"my {name}.jpeg")
     (moved / "content.jpg").write_bytes(b"of the same name, but no picture")
     config = yaml.safe_load((files / "config.yaml").read_text())
     (files / "config.yaml").write_text(yaml.safe_dump({**config, "seed": 6}))
     record = json.loads((files / "record.json").read_text())
     record["tags"] |= {"device": "an abacus", "version.ffmpeg": "libavcodec 1.0.0"}
-    del record["tags"]["processor"]  # as runs of earlier versions have none
+    del record["tags"]["processor"]  # runs of earlier versions have none
     (files / "record.json").write_text(json.dumps(record))
     with Image.open(files / "pastiche.png") as picture:
         brighter = picture.point(lambda level: min(255, level + 1))
@@ -136,7 +138,7 @@ def test_another_seed_and_a_changed_picture_are_found_out(home: Home, tmp_path: 
 
 
 def test_how_far_off() -> None:
-    then = reproduce.np.zeros((2, 2, 3), reproduce.np.int16)
+    then = np.zeros((2, 2, 3), np.int16)
     now = then.copy()
     assert reproduce._verdict([then], [now]) == "identical pixels, in a file of other bytes"
     now[0, 0] = 51
@@ -163,7 +165,7 @@ def test_what_cannot_be_repeated(
     home: Home,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "other").touch()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", home.uri)
@@ -176,7 +178,7 @@ def test_what_cannot_be_repeated(
 
 
 def test_changed_inputs_and_params(
-    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", home.uri)
     monkeypatch.setenv("NST_EXP_CACHE", DEFAULTS["cache_dir"])
@@ -198,7 +200,7 @@ def test_changed_inputs_and_params(
 
 
 def test_unfinished_and_damaged_runs(
-    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", home.uri)
 
@@ -217,6 +219,6 @@ def test_unfinished_and_damaged_runs(
     assert "lacks pastiche.png: no run of nst_exp, or files were lost" in line_of(log_again(home, files))
 
 
-def test_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     line = refusal("abc", "size=64", folder=tmp_path, monkeypatch=monkeypatch, capsys=capsys, code=2)
     assert "only content=PATH, style=PATH and params.path=PATH can be given" in line

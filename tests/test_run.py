@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from command import OUT, arguments_of, run_in_process, run_process
+from compilations import compilations
 from mlflow import MlflowClient
 from mlflow_server import Server, running_server, runs_of, wait_for
 from PIL import Image
@@ -24,7 +25,6 @@ from nst_exp.evaluation.catalogue import MEASURES
 from nst_exp.records import record
 from nst_exp.records.folder import Record, RunFolder, Tracked
 from nst_exp.records.tracking import Store, track
-from nst_exp.transfer.solver import advance
 
 REPOSITORY = Path(__file__).parent.parent
 SQLITE = ("tracking=sqlite", "tracking.snapshots=2")
@@ -34,7 +34,7 @@ def client_of(folder: Path) -> MlflowClient:
     return MlflowClient(f"sqlite:///{folder / 'outputs' / 'mlflow.db'}")
 
 
-def result_in(folder: Path) -> dict:
+def result_in(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text())
 
 
@@ -105,7 +105,7 @@ def test_what_a_run_logs(tmp_path: Path) -> None:
 
 
 def test_a_sweep_over_weights_compiles_once(tmp_path: Path) -> None:
-    before = advance._cache_size()
+    before = compilations()
     weights = (
         "content_weight=1,4",
         "style_weight=0.03,0.1",
@@ -115,7 +115,7 @@ def test_a_sweep_over_weights_compiles_once(tmp_path: Path) -> None:
     done = run_in_process("-m", "size=40", "steps=3", *weights, folder=tmp_path)
     assert done.code == 0, done.stderr
     assert len(list((tmp_path / OUT).glob("*/result.json"))) == 16
-    assert advance._cache_size() == before + 1
+    assert compilations() == before + 1
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ import json
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from command import OUT, Outcome, arguments_of, run_in_process
 from mlflow import MlflowClient
+from mlflow_server import runs_of
 
 from nst_exp.records.folder import run_folders
 from nst_exp.records.result import Result
@@ -29,11 +32,11 @@ def seek(name: str, *arguments: str, folder: Path, code: int = 0) -> Outcome:
     return done
 
 
-def found_in(folder: Path) -> dict:
+def found_in(folder: Path) -> dict[str, Any]:
     return yaml.safe_load((folder / "optimization_results.yaml").read_text())
 
 
-def measures_in(folder: Path) -> list[dict[str, float]]:
+def measures_in(folder: Path) -> list[Mapping[str, float]]:
     return [point.result.measures for point in run_folders(folder)]
 
 
@@ -53,7 +56,7 @@ def test_a_search_finds_the_best_of_its_runs_and_goes_on_where_it_was(tmp_path: 
     assert len(set(scores)) == 5
     assert found_in(tmp_path / "more")["best_value"] == min(scores)
     client = MlflowClient(f"sqlite:///{tmp_path}/outputs/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("nst_exp").experiment_id])
+    runs = runs_of(client)
     parents = {run.info.run_id: run for run in runs if "mlflow.parentRunId" not in run.data.tags}
     children = [run.data.tags["mlflow.parentRunId"] for run in runs if "mlflow.parentRunId" in run.data.tags]
     assert sorted(map(children.count, parents)) == [3, 5]

@@ -1,6 +1,5 @@
 """The solver's methods on functions whose answer is known, and their bookkeeping."""
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compilations
 from scipy.optimize import minimize
 
 from nst_exp.networks import get_network
@@ -18,7 +18,7 @@ from nst_exp.transfer.objective import Objective
 from nst_exp.transfer.solver import CHUNK, Loss, Problems, SolverState, Trace, advance, begin
 from nst_exp.transfer.terms import Problem, Targets
 
-METHODS = {
+METHODS: dict[str, Lbfgs | OptaxLbfgs | Adam] = {
     "lbfgs": Lbfgs(history_size=10, linesearch="none", first_step=0.02),
     "lbfgs zoom": Lbfgs(history_size=10, linesearch="zoom", first_step=0.02),
     "optax_lbfgs": OptaxLbfgs(history_size=10, linesearch="none"),
@@ -47,7 +47,7 @@ def bowl(image: jax.Array) -> jax.Array:
 def run(
     objective: Loss, method: Method, problem: Problem | None, image: jax.Array, steps: int
 ) -> tuple[SolverState, Trace]:
-    """Steps of a single entry in chunks; the traces joined."""
+    """Run steps of a single entry in chunks; returns the joined traces."""
     problems = Problems.of([problem])
     state, traces = begin(objective, method, problems, image[None]), []
     while steps > 0:
@@ -86,7 +86,7 @@ def test_unit_steps_need_at_most_half_as_many_evaluations_again_as_scipy() -> No
 
 @pytest.mark.parametrize("name", METHODS)
 def test_evaluations_are_counted_truly(name: str) -> None:
-    """Each evaluation calls back to the host; that count is the truth."""
+    """Each evaluation calls back to the host, which counts the true number."""
     calls = []
 
     def counted(image: jax.Array) -> jax.Array:
@@ -102,7 +102,7 @@ def test_evaluations_are_counted_truly(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["lbfgs", "optax_lbfgs", "adam"])
 def test_a_step_into_nan_restarts_and_the_best_is_kept(name: str) -> None:
-    """The bowl, but NaN within a hair of its bottom: whoever steps in is thrown back, and it is counted."""
+    """The bowl is NaN close to its bottom: a step into that part is undone, and counted as a restart."""
 
     def guarded(image: jax.Array) -> jax.Array:
         value = bowl(image)
@@ -116,9 +116,9 @@ def test_a_step_into_nan_restarts_and_the_best_is_kept(name: str) -> None:
     assert 0.5 <= state.best_total < 1.0
 
 
-def test_a_restart_steps_shorter_and_goes_on() -> None:
-    """From a first step far too long, halving gets there."""
-    method = dataclasses.replace(METHODS["lbfgs"], first_step=20.0)
+def test_a_restart_takes_shorter_steps() -> None:
+    """From a first step that is far too long, halving reaches the bottom."""
+    method = Lbfgs(history_size=10, linesearch="none", first_step=20.0)
     state, trace = run(Formula(bowl), method, None, jnp.full(SHAPE, 0.5), 60)
     assert state.restarts >= 3
     assert state.best_total < 1e-5 * trace.totals[0]
@@ -131,7 +131,7 @@ def test_at_the_bottom_nothing_moves_and_nothing_restarts() -> None:
 
 
 def test_weights_are_traced(tmp_path: Path) -> None:
-    """Other weights, layer weights and lengths of chunks compile nothing anew; other layers do."""
+    """Other weights, layer weights and lengths of chunks compile nothing; other layers do."""
     network = get_network("tiny", pooling="max", padding="zeros", precision="float32")
     image = jnp.asarray(np.random.default_rng(0).uniform(size=(1, 16, 16, 3)), jnp.float32)
     params = jax.device_put(load_params(ParamsSource("random"), network, network.layers, tmp_path).params)
@@ -145,20 +145,20 @@ def test_weights_are_traced(tmp_path: Path) -> None:
         problem = Problem(params, targets, weights)
         run(objective, METHODS["lbfgs"], problem, image, steps)
 
-    before = advance._cache_size()
+    before = compilations()
     solve({"block1_conv1": 1.0}, 1.0, 3)
-    assert advance._cache_size() == before + 1
+    assert compilations() == before + 1
     solve({"block1_conv1": 0.2}, 4.0, 12)
-    assert advance._cache_size() == before + 1
+    assert compilations() == before + 1
     solve({"block1_conv2": 1.0}, 1.0, 3)
-    assert advance._cache_size() == before + 2
+    assert compilations() == before + 2
 
 
-def test_lanes_do_not_disturb_each_other() -> None:
-    """Three bowls: one diverges and restarts, one stands still from the second chunk on, one is left alone."""
-    method = dataclasses.replace(METHODS["lbfgs"], first_step=0.5)
+def test_batch_entries_do_not_disturb_each_other() -> None:
+    """Of three bowls, one diverges and restarts, one stops after the second chunk, and one is an ordinary bowl."""
+    method = Lbfgs(history_size=10, linesearch="none", first_step=0.5)
     start = jnp.full(SHAPE, 0.5)
-    scales = [jnp.float32(scale) for scale in (1.0, 1e38, 2.0)]  # the second one's steps soon leave float32
+    scales = [jnp.float32(scale) for scale in (1.0, 1e38, 2.0)]  # the steps of the second one soon exceed float32
     problems = Problems.of(scales)
     state = begin(ScaledBowl(), method, problems, jnp.stack([start] * 3))
     rows = []
@@ -194,7 +194,7 @@ class ScaledBowl(NamedTuple):
         return total, {"content": total}
 
 
-def test_what_lanes_have_in_common_is_held_once() -> None:
+def test_what_batch_entries_have_in_common_is_held_once() -> None:
     common, own = jnp.zeros(3), [jnp.float32(1), jnp.float32(2)]
     problems = Problems.of([{"common": common, "own": number} for number in own])
     assert problems.shared == [common]

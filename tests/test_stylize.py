@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compilations
 
 from nst_exp.errors import InputError
 from nst_exp.networks import get_network
@@ -15,7 +16,6 @@ from nst_exp.params.sources import ParamsSource, load_params
 from nst_exp.transfer.colour import recoloured
 from nst_exp.transfer.methods import Lbfgs
 from nst_exp.transfer.objective import Objective
-from nst_exp.transfer.solver import advance
 from nst_exp.transfer.stylize import (
     BatchEntry,
     Progress,
@@ -90,7 +90,7 @@ def test_two_scales(init: str, tmp_path: Path) -> None:
     assert [chunk.steps_done for chunk in seen] == [10, 12, 22, 25]
     assert solution.steps == 25
     evaluations = np.concatenate([chunk.trace.evaluations for chunk in seen])
-    assert list(evaluations) == [*range(2, 14), *range(15, 28)]  # each scale begins with one more
+    assert list(evaluations) == [*range(2, 14), *range(15, 28)]  # each scale begins with one evaluation more
     assert solution.evaluations == 27
     totals = np.concatenate([chunk.trace.totals for chunk in seen if chunk.scale == 1])
     assert solution.total_loss <= totals.min() + 1e-6
@@ -110,7 +110,7 @@ def test_noise_depends_on_the_seed_alone(tmp_path: Path) -> None:
 
 
 def test_recoloured_has_the_paintings_colours_and_moves_none_further_than_it_must() -> None:
-    """Mean and covariance in float64; the map between them is symmetric and positive, which makes it the shortest."""
+    """Mean and covariance agree in float64. The map is symmetric and positive, so it moves colours the least."""
     content, style = 0.4 + 0.2 * CONTENT, 0.45 + 0.1 * STYLE @ jnp.array([[1, 0.5, 0], [0.5, 1, 0], [0, 0, 0.3]])
     moved = recoloured(content, style)
     before, after, goal = (np.asarray(image, np.float64).reshape(-1, 3) for image in (content, moved, style))
@@ -129,7 +129,7 @@ def test_recoloured_is_sound_without_any_colour() -> None:
 
 
 def test_a_batch_agrees_with_one_at_a_time(tmp_path: Path) -> None:
-    """Other weights, pictures of other sizes, seeds and inits; two stop early, one has no finite loss."""
+    """The entries differ in weights, sizes, seeds and inits; two stop early, and one has no finite loss."""
     schedule = Schedule(((17, 23), (24, 32)), 40, "noise", Stop(improvement=0.1, window=5))
     entries = [
         BatchEntry(weights(1.0), CONTENT, STYLE),
@@ -138,9 +138,9 @@ def test_a_batch_agrees_with_one_at_a_time(tmp_path: Path) -> None:
         BatchEntry(weights(4.0), CONTENT[:, ::-1], STYLE[:, 3:], seed=3),
     ]
     seen: list[Progress] = []
-    before = advance._cache_size()
+    before = compilations()
     together = solve_entries(tmp_path, schedule, seen, entries)
-    assert advance._cache_size() == before + 2  # one for each scale
+    assert compilations() == before + 2  # one for each scale
     assert isinstance(together[1].error, InputError)
     for index in (0, 2, 3):
         chunks: list[Progress] = []
@@ -156,9 +156,9 @@ def test_a_batch_agrees_with_one_at_a_time(tmp_path: Path) -> None:
         for ours, theirs in zip(own, chunks, strict=True):
             np.testing.assert_array_equal(ours.trace.evaluations, theirs.trace.evaluations)
             best, expected = (np.minimum.accumulate(chunk.trace.totals) for chunk in (ours, theirs))
-            np.testing.assert_allclose(best, expected, rtol=1e-3)  # steps that are undone go very far
+            np.testing.assert_allclose(best, expected, rtol=1e-3)  # steps that are undone are very long
         np.testing.assert_allclose(solution.total_loss, alone.total_loss, rtol=1e-3)
-        np.testing.assert_allclose(solution.pastiche, alone.pastiche, atol=1e-2)  # rounding, 40 steps on
+        np.testing.assert_allclose(solution.pastiche, alone.pastiche, atol=1e-2)  # rounding, after 40 steps
     assert [one.get().steps for one in together if one.error is None] == [30, 40, 30]
 
 
@@ -167,7 +167,7 @@ def test_an_entry_of_four_times_the_pixels_takes_four_times_the_memory(tmp_path:
     objective = Objective(network, ("block2_conv1",), ("block1_conv1",), "relative")
     params = load_params(ParamsSource("random"), network, network.layers, tmp_path).params
     small, large = (bytes_per_entry(objective, Lbfgs(10, "none", 0.02), params, size) for size in ((24, 32), (48, 64)))
-    assert small > 24 * 32 * 4 * (3 * 20 + 2 * 4)  # the solver's memory, and two layers' maps
+    assert small > 24 * 32 * 4 * (3 * 20 + 2 * 4)  # the solver's memory and the maps of two layers
     assert large == pytest.approx(4 * small, rel=0.01)
 
 

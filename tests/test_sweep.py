@@ -10,7 +10,10 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import OUT, Outcome, arguments_of, run_in_process
@@ -23,6 +26,7 @@ import nst_exp
 from nst_exp.config import RunConfig
 from nst_exp.records.folder import RunFolder, run_folders
 from nst_exp.runs import image
+from nst_exp.transfer.stylize import stylize
 
 GRID = ("content_weight=1,4", "style_weight=0.03,0.1")
 SQLITE = ("tracking=sqlite", "tracking.snapshots=1")
@@ -141,14 +145,12 @@ def test_a_failing_point_is_named_and_done_when_it_can_be(tmp_path: Path) -> Non
 
 
 def test_a_bug_in_one_point_leaves_the_others_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    solve = image.stylize
-
-    def stylize(*arguments: object) -> object:
+    def failing(*arguments: Any) -> object:
         if arguments[3][0].seed == 1:
             raise ArithmeticError("out of\nluck")
-        return solve(*arguments)
+        return stylize(*arguments)
 
-    monkeypatch.setattr(image, "stylize", stylize)
+    monkeypatch.setattr(image, "stylize", failing)
     done = sweep(tmp_path, "seed=0,1,2", *SQLITE, code=1)
     assert "2 of 3 points done" in done.stdout
     assert "point 1 (seed=1) failed: ArithmeticError: out of luck" in done.stderr
@@ -204,9 +206,14 @@ def test_every_setting_but_where_to_put_things_is_part_of_the_identity() -> None
 # --- killed --------------------------------------------------------------------------------------------------
 
 
-def started(folder: Path, *arguments: str) -> subprocess.Popen:
+def started(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "nst_exp.run", *arguments_of("-m", *arguments)]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def has_finished(folder: Path, count: int) -> bool:
+    """Whether a sweep has begun and has so many results."""
+    return len(ages(folder)) >= count and (folder / "0").exists()
 
 
 def test_killed_at_any_moment_a_sweep_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
@@ -218,7 +225,7 @@ def test_killed_at_any_moment_a_sweep_goes_on_as_if_nothing_had_happened(tmp_pat
     moments = random.Random(0)
     for finished in (0, 1, 3):
         with started(disturbed, *grid) as process:
-            wait_for(lambda count=finished: len(ages(disturbed / OUT)) >= count and (disturbed / OUT / "0").exists())
+            wait_for(partial(has_finished, disturbed / OUT, finished))
             time.sleep(moments.uniform(0, 0.4))
             process.send_signal(signal.SIGKILL)
     sweep(disturbed, *grid)
@@ -284,7 +291,7 @@ def test_two_sweeps_at_once_do_no_harm(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Server:
+def server(tmp_path: Path) -> Iterator[Server]:
     with running_server(tmp_path / "server") as server:
         yield server
 

@@ -1,4 +1,4 @@
-"""What is said about MLflow is true: the store is asked, named by one rule, and given only what it accepts."""
+"""Messages about MLflow are true: the store is asked, named by one rule, and given only what it accepts."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("original")
     done = run_in_process("-m", "tracking=sqlite", "content_weight=1,4", "tracking.snapshots=0", folder=folder)
     assert done.code == 0, done.stderr
-    assert "mlflow ui --backend-store-uri" in done.stdout  # how to open it is said at the end
+    assert "mlflow ui --backend-store-uri" in done.stdout  # the end tells how to open the store
     return folder
 
 
 @pytest.fixture
-def home(original: Path, tmp_path: Path) -> Path:
-    """A copy of that folder elsewhere, so a store that was moved with its sweep; the old one is out of sight."""
+def home(original: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of that folder, as if the store had been moved with its sweep; the original is hidden."""
     home = tmp_path / "home"
     shutil.copytree(original, home)
     hidden = original.with_name("hidden")
     original.rename(hidden)
-    utils._artifact_repos_cache.clear()  # MLflow's, of this process; stores are moved between processes
+    utils._artifact_repos_cache.clear()  # MLflow's cache of this process; users move stores between processes
     try:
         yield home
     finally:
@@ -81,7 +81,7 @@ def give_home(home: Path) -> None:
 
 
 def assert_complete(home: Path) -> None:
-    """One parent with both points below it, all active, with their files in this store's own folder."""
+    """The store has one parent with both points below it, all active, with their files in the store's own folder."""
     client = client_of(home)
     parents, children = family(client)
     assert [run.info.status for run in parents + children] == ["FINISHED"] * 3
@@ -96,9 +96,9 @@ def assert_complete(home: Path) -> None:
 
 
 def test_the_store_is_asked_and_not_a_file(home: Path) -> None:
-    """What a folder notes of MLflow may be out of date: the store may have moved, or lost runs, files or everything.
+    """A folder's notes about MLflow may be out of date: the store may have moved, or lost runs, files or everything.
 
-    Each time the same command makes it complete again, and does nothing a second time.
+    Each time, the same command completes the store again, and does nothing if it is repeated.
     """
     client = client_of(home)  # moved
     give_home(home)
@@ -128,7 +128,7 @@ def test_a_database_that_was_deleted_is_filled_again(home: Path) -> None:
 
 
 def test_a_deleted_experiment_is_named_with_its_remedy(home: Path) -> None:
-    """MLflow keeps the name of a deleted experiment and takes no runs for it."""
+    """MLflow keeps the name of a deleted experiment and accepts no runs for it."""
     client = client_of(home)
     client.delete_experiment("1")
     code, stdout, stderr = give(str(home / OUT), "--tracking-uri", f"sqlite:///{home / 'outputs' / 'mlflow.db'}")
@@ -147,7 +147,7 @@ def test_a_deleted_experiment_is_named_with_its_remedy(home: Path) -> None:
 
 
 def test_a_store_lost_on_the_way_is_no_success(home: Path) -> None:
-    """`upload` asks whether all of it arrived, and otherwise counts what is missing and exits with 1."""
+    """`upload` checks whether everything arrived; if not, it counts what is missing and exits with 1."""
     (home / "outputs" / "mlflow.db").unlink()
     real, sent = MlflowClient.log_artifact, []
 
@@ -168,7 +168,7 @@ def test_a_store_lost_on_the_way_is_no_success(home: Path) -> None:
 
 
 def test_a_finished_point_needs_no_store(home: Path) -> None:
-    """A store that is gone just then costs a resumed sweep's finished point a warning, and not its success."""
+    """If the store is gone, a finished point of a resumed sweep gets a warning and still succeeds."""
     point = RunFolder(home / OUT / "0")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -184,7 +184,7 @@ ODD = "100%25 a?b#c 'q' \"d\" é"
 
 
 def test_odd_letters_and_every_way_to_name_the_store(tmp_path: Path) -> None:
-    """Folders may have any letters, and a key or variable that names the store is obeyed or refused, never ignored."""
+    """Folders may have any letters. A key or variable that names the store is used or refused, but never ignored."""
     odd = tmp_path / ODD
     odd.mkdir()
     (tmp_path / "work").mkdir()
@@ -243,7 +243,7 @@ def test_a_key_without_effect_is_refused(arguments: tuple[str, ...], tmp_path: P
 
 
 def test_texts_fit_into_every_store() -> None:
-    """Databases refuse long texts, and letters that are no UTF-8; a command that was cut can still be read."""
+    """Databases refuse long texts and letters that are not UTF-8; a command that was shortened can still be parsed."""
     assert len(fit_name("x" * 1000)) == 250
     assert fit_name("a\udcffb\0") == "a?b?"
     assert fit_key("a(b)=c\u00e9/d" + "x" * 500) == ("a_b__c\u00e9/d" + "x" * 500)[:247] + "..."
@@ -267,13 +267,12 @@ def postgres(tmp_path: Path) -> Iterator[str]:
     programs, folder = _postgres(), Path(os.path.realpath("/tmp")) / f"nst_exp_pg_{os.getpid()}"
     assert programs is not None
     folder.mkdir(mode=0o700)
-    as_owner: dict[str, str] = {}
-    if os.getuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "postgres", "postgres")
-        as_owner = {"user": "postgres", "group": "postgres"}
+    owner = "postgres" if os.getuid() == 0 else None  # PostgreSQL refuses to run as root
+    if owner:
+        shutil.chown(folder, owner, owner)
 
     def call(*command: str) -> None:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120, **as_owner)  # type: ignore[call-overload]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=120, user=owner, group=owner)
 
     try:
         call(

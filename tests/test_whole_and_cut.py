@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import av
-import clips
 import numpy as np
 import pytest
+import videos
 from PIL import Image
 
 from nst_exp.errors import InputError
@@ -31,16 +31,16 @@ def added(output: Any, codec: str, pixels: str, options: dict[str, str] | None =
     return stream
 
 
-def coded(stream: Any, frames: int) -> list[av.Packet]:
+def coded(stream: Any, frames: int) -> list[av.Packet[Any]]:
     packets = []
     for index in range(frames):
-        frame = av.VideoFrame.from_ndarray(clips.scene(index, *SIZE), format="rgb24").reformat(format=stream.pix_fmt)
+        frame = av.VideoFrame.from_ndarray(videos.scene(index, *SIZE), format="rgb24").reformat(format=stream.pix_fmt)
         frame.pts, frame.time_base = index, TICK
         packets += stream.encode(frame)
     return packets + stream.encode(None)
 
 
-def packet(content: bytes, index: int, stream: Any) -> av.Packet:
+def packet(content: bytes, index: int, stream: Any) -> av.Packet[Any]:
     made = av.Packet(content) if content else av.Packet(0)
     made.pts = made.dts = index
     made.time_base, made.stream = TICK, stream
@@ -48,7 +48,7 @@ def packet(content: bytes, index: int, stream: Any) -> av.Packet:
 
 
 def test_an_empty_packet_shows_the_frame_before_it_again(tmp_path: Path) -> None:
-    """A frame that equals the one before may be stored as an empty packet, also as the last one: it is a frame."""
+    """A frame that equals the one before may be stored as an empty packet, also at the end. It counts as a frame."""
     path, empty = tmp_path / "a.nut", {2, 3, 7, 9}
     with av.open(str(path), "w") as output:
         stream = added(output, "ffv1", "yuv444p")
@@ -62,7 +62,7 @@ def test_an_empty_packet_shows_the_frame_before_it_again(tmp_path: Path) -> None
 
 
 def test_packed_frames(tmp_path: Path) -> None:
-    """AVI files may hold two frames in one packet and a packet of next to nothing later on, as DivX wrote them."""
+    """AVI files of DivX may hold two frames in one packet, and an almost empty packet later."""
     path = tmp_path / "a.avi"
     with av.open(str(path), "w") as output:
         stream = added(output, "mpeg4", "yuv420p", {"bf": "1"})
@@ -89,7 +89,7 @@ def test_packed_frames(tmp_path: Path) -> None:
     ],
 )
 def test_a_cut_file_is_reported_at_once(file: str, codec: str, pixels: str, tmp_path: Path) -> None:
-    """A file that ends before it says so is refused before anything is painted, unless the part before will do."""
+    """A file that ends too early is refused before anything is painted, unless the frames before its end suffice."""
     path = tmp_path / file
     options = {"movflags": "+faststart"} if path.suffix in (".mp4", ".mov") else {}
     with av.open(str(path), "w", options=options) as output:
@@ -103,27 +103,27 @@ def test_a_cut_file_is_reported_at_once(file: str, codec: str, pixels: str, tmp_
 
 
 def test_sound_may_be_longer_than_the_picture(tmp_path: Path) -> None:
-    """A file's length is that of its longest stream: a picture that ends earlier does not mean that it was cut."""
+    """The length of a file is that of its longest stream. Pictures that end earlier do not mean that it was cut."""
     path = tmp_path / "a.wmv"
     with av.open(str(path), "w", format="asf") as output:
         stream = added(output, "wmv2", "yuv420p")
         audio: Any = output.add_stream("wmav2", rate=44100, layout="mono")
         audio.bit_rate = 64000
         output.mux(coded(stream, 10))
-        output.mux(clips._sine(audio, 1.0))
+        output.mux(videos._sine(audio, 1.0))
     assert len(read(path)) == 10
 
 
 def test_animations_are_read_frame_by_frame(tmp_path: Path) -> None:
-    """Of an animation no more than a few decoded frames are held, however many it has."""
+    """Only a few decoded frames of an animation are held in memory, however many it has."""
     import tracemalloc
 
     pictures = [Image.new("RGB", (300, 200), (8 * index, 255 - 8 * index, 0)) for index in range(30)]
     for file in ("a.gif", "a.webp", "a.png"):
         pictures[0].save(tmp_path / file, save_all=True, append_images=pictures[1:], duration=40, loop=0)
-        clip = probe(tmp_path / file, "content")
+        video = probe(tmp_path / file, "content")
         tracemalloc.start()
-        count = sum(1 for _ in read_frames(clip, Cut(), on_corrupt="error", name="content"))
+        count = sum(1 for _ in read_frames(video, Cut(), on_corrupt="error", name="content"))
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         assert count == 30

@@ -1,4 +1,4 @@
-"""beartype as pytest's run-time checker of annotations: an int will do where a float is asked for (PEP 484)."""
+"""beartype as the run-time checker of annotations in tests; it accepts an int for a float (PEP 484)."""
 
 from beartype import BeartypeConf, beartype
 

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import av
-import clips
 import numpy as np
 import pytest
+import videos
 from command import OUT, Outcome, arguments_of, run_in_process
 from mlflow import MlflowClient
+from mlflow_server import runs_of
 from PIL import Image
 
 QUICK = ("steps=3", "video.steps=2", "video.window=1")
@@ -24,14 +26,14 @@ QUICK = ("steps=3", "video.steps=2", "video.window=1")
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six frames at 30000/1001 with sound."""
-    return clips.write(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=6, sound="aac")
+    return videos.write(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=6, sound="aac")
 
 
 def painted(*arguments: str, clip: Path, folder: Path) -> Outcome:
     return run_in_process(*arguments, f"content={clip}", *QUICK, folder=folder)
 
 
-def result_of(folder: Path, out: str = OUT) -> dict:
+def result_of(folder: Path, out: str = OUT) -> dict[str, Any]:
     return json.loads((folder / out / "result.json").read_text())
 
 
@@ -46,10 +48,10 @@ def test_a_clip_goes_in_and_a_clip_comes_out(clip: Path, tmp_path: Path) -> None
     outcome = painted(*settings, clip=clip, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     out, result = tmp_path / OUT, result_of(tmp_path)
-    assert clips.stamps_of(out / "pastiche.mp4") == clips.stamps_of(clip)
-    assert clips.sound_of(out / "pastiche.mp4") == clips.sound_of(clip)
-    assert clips.levels_of(out / "pastiche.mp4")[0].shape == (22, 32, 3)  # 48x32 at size=32, made even
-    assert clips.levels_of(out / "side_by_side.mp4")[0].shape == (22, 64, 3)
+    assert videos.stamps_of(out / "pastiche.mp4") == videos.stamps_of(clip)
+    assert videos.sound_of(out / "pastiche.mp4") == videos.sound_of(clip)
+    assert videos.levels_of(out / "pastiche.mp4")[0].shape == (22, 32, 3)  # 48x32 at size=32, made even
+    assert videos.levels_of(out / "side_by_side.mp4")[0].shape == (22, 64, 3)
     frames = frames_of(out)
     assert list(frames) == [f"{index:06d}.png" for index in range(6)]
     np.testing.assert_array_equal(Image.open(out / result["pastiche"]), frames["000003.png"])
@@ -63,7 +65,7 @@ def test_a_clip_goes_in_and_a_clip_comes_out(clip: Path, tmp_path: Path) -> None
 def assert_tracked(store: Path) -> None:
     """MLflow has the one clip's numbers over its frames, sample frames, and files."""
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
-    (run,) = client.search_runs([client.get_experiment_by_name("nst_exp").experiment_id])
+    (run,) = runs_of(client)
     assert run.info.status == "FINISHED"
     assert (run.data.params["source"], run.data.params["video.mode"]) == ("video", "flow")
     for name in ("loss/total", "frame/evaluations", "frame/seconds"):
@@ -71,7 +73,7 @@ def assert_tracked(store: Path) -> None:
     assert "measure/warping_error" in run.data.metrics
     assert {"pastiche.mp4", "trace.csv"} <= {file.path for file in client.list_artifacts(run.info.run_id)}
     pictures = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
-    assert {int(re.search(r"\+step\+(\d+)\+", picture)[1]) for picture in pictures} >= {0, 2, 4}
+    assert {int(step) for picture in pictures for step in re.findall(r"\+step\+(\d+)\+", picture)} >= {0, 2, 4}
 
 
 def test_modes_begin_alike_and_differ(clip: Path, tmp_path: Path) -> None:
@@ -92,7 +94,7 @@ def test_modes_begin_alike_and_differ(clip: Path, tmp_path: Path) -> None:
 
 
 def test_an_independent_frame_is_the_picture_of_it(clip: Path, tmp_path: Path) -> None:
-    levels = clips.levels_of(clip)[4]
+    levels = videos.levels_of(clip)[4]
     Image.fromarray(levels).resize((32, 22), Image.Resampling.LANCZOS, reducing_gap=3).save(tmp_path / "frame.png")
     arguments = ("video=independent", "video.start=4", "video.write=[clip,frames]")
     assert painted(*arguments, clip=clip, folder=tmp_path).code == 0
@@ -116,8 +118,8 @@ def test_independent_frames_side_by_side(clip: Path, tmp_path: Path) -> None:
 def test_a_part_of_a_clip(clip: Path, tmp_path: Path) -> None:
     outcome = painted("video.start=1", "video.end=6", "video.every=2", clip=clip, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
-    stamps, source = clips.stamps_of(tmp_path / OUT / "pastiche.mp4"), clips.stamps_of(clip)
-    assert np.diff(stamps).tolist() == np.diff(source[1::2]).tolist()
+    stamps, source = videos.stamps_of(tmp_path / OUT / "pastiche.mp4"), videos.stamps_of(clip)
+    assert [stamp - stamps[0] for stamp in stamps] == [stamp - source[1] for stamp in source[1::2]]
     assert result_of(tmp_path)["frames"] == 3
     assert not (tmp_path / OUT / "frames").exists()  # the clip is what was asked for
 
@@ -128,19 +130,19 @@ def test_passes_back_and_forth(clip: Path, tmp_path: Path) -> None:
     first, second = (frames_of(tmp_path / OUT, pass_) for pass_ in (1, 2))
     assert list(first) == list(second)
     assert not np.array_equal(first["000000.png"], second["000000.png"])
-    assert clips.stamps_of(tmp_path / OUT / "pastiche.mp4") == clips.stamps_of(clip)
+    assert videos.stamps_of(tmp_path / OUT / "pastiche.mp4") == videos.stamps_of(clip)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
 def test_animations_in_and_out(suffix: str, tmp_path: Path) -> None:
-    pictures = [Image.fromarray(clips.scene(index)) for index in range(3)]
+    pictures = [Image.fromarray(videos.scene(index)) for index in range(3)]
     source = tmp_path / f"a.{suffix}"
     pictures[0].save(source, save_all=True, append_images=pictures[1:], duration=[50, 70, 90], loop=0)
     outcome = painted(f"video.codec={suffix}", clip=source, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     with Image.open(tmp_path / OUT / f"pastiche.{suffix}") as made:
         durations = []
-        for index in range(made.n_frames):
+        for index in range(getattr(made, "n_frames", 1)):
             made.seek(index)
             made.load()
             durations.append(made.info["duration"])
@@ -187,7 +189,7 @@ def test_films_in_lanes_agree_with_one_at_a_time(mode: str, clip: Path, tmp_path
         assert results[0]["evaluations"] == results[1]["evaluations"]
         assert results[0]["identity"] == results[1]["identity"]
         assert_pictures_agree(frames_of(ours, passes), frames_of(theirs, passes))
-        assert clips.stamps_of(ours / "pastiche.mp4") == clips.stamps_of(clip)[:4]
+        assert videos.stamps_of(ours / "pastiche.mp4") == videos.stamps_of(clip)[:4]
         made = [line.split()[-1] for line in (ours / "run.log").read_text().splitlines() if " video: " in line]
         assert made == [str(ours / "pastiche.mp4")]
     assert losses_in(tmp_path / "outputs") == [[0, 1, 2, 3]] * 4
@@ -203,7 +205,7 @@ def assert_pictures_agree(ours: dict[str, np.ndarray], theirs: dict[str, np.ndar
 def losses_in(store: Path) -> list[list[int]]:
     """The frames of which each of MLflow's clips has a loss; they are logged in the order of the last pass."""
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("nst_exp").experiment_id])
+    runs = runs_of(client)
     histories = [client.get_metric_history(run.info.run_id, "loss/total") for run in runs]
     return [sorted(metric.step for metric in history) for history in histories if history]
 
@@ -266,7 +268,7 @@ def test_killed_at_any_frame_it_goes_on_to_the_same_clip(clip: Path, tmp_path: P
 
 
 def test_a_torn_frame_leaves_a_playable_clip_and_can_be_skipped(tmp_path: Path) -> None:
-    data = bytearray(clips.write(tmp_path / "a.avi", frames=6, codec="mjpeg", pixels="yuvj420p").read_bytes())
+    data = bytearray(videos.write(tmp_path / "a.avi", frames=6, codec="mjpeg", pixels="yuvj420p").read_bytes())
     starts = [at for at in range(len(data)) if data[at : at + 3] == b"\xff\xd8\xff"]
     data[starts[3] : starts[4] - 8] = bytes(starts[4] - 8 - starts[3])
     torn = tmp_path / "torn.avi"
@@ -276,13 +278,13 @@ def test_a_torn_frame_leaves_a_playable_clip_and_can_be_skipped(tmp_path: Path) 
     (line,) = outcome.stderr.splitlines()
     assert line.startswith(f"nst_exp: content='{torn}': frame 3 cannot be decoded")
     assert "video.on_corrupt=skip" in line
-    assert len(clips.levels_of(tmp_path / OUT / "pastiche.mp4")) == 3
+    assert len(videos.levels_of(tmp_path / OUT / "pastiche.mp4")) == 3
     assert not (tmp_path / OUT / "result.json").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / OUT / "frames/pass1").glob("*.png")}
     shutil.move(tmp_path / OUT, tmp_path / "before")
     again = painted("video.on_corrupt=skip", "video.write=[clip,frames]", clip=torn, folder=tmp_path)
     assert again.code == 0, again.stderr
-    assert len(clips.levels_of(tmp_path / OUT / "pastiche.mp4")) == result_of(tmp_path)["frames"] == 5
+    assert len(videos.levels_of(tmp_path / OUT / "pastiche.mp4")) == result_of(tmp_path)["frames"] == 5
     assert len(kept) == 3
 
 
@@ -295,7 +297,7 @@ def test_what_cannot_be_written_costs_nothing_that_is_done(clip: Path, tmp_path:
     assert outcome.code == 1
     (line,) = outcome.stderr.splitlines()
     assert line.endswith("000002.png' cannot be written: Is a directory")
-    assert len(clips.levels_of(tmp_path / OUT / "pastiche.mp4")) == 2
+    assert len(videos.levels_of(tmp_path / OUT / "pastiche.mp4")) == 2
     assert not list((tmp_path / OUT).rglob("*.tmp"))
     assert not (tmp_path / OUT / "result.json").exists()
 
@@ -331,9 +333,9 @@ def test_refused(arguments: str, clip: Path, tmp_path: Path) -> None:
 def test_refused_files(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "sound.mp4"), "w") as output:
         audio = output.add_stream("aac", rate=48000, layout="mono")
-        output.mux(clips._sine(audio, 0.2))
+        output.mux(videos._sine(audio, 0.2))
     (tmp_path / "empty.mp4").touch()
-    whole = clips.write(tmp_path / "whole.mp4")
+    whole = videos.write(tmp_path / "whole.mp4")
     (tmp_path / "cut.mp4").write_bytes(whole.read_bytes()[:-400])
     said = {"sound.mp4": "has no video in it", "empty.mp4": "it is empty", "cut.mp4": "cannot be read"}
     for name, reason in said.items():

@@ -1,4 +1,4 @@
-"""Clips for tests, made here: a textured scene with something that moves, in any codec, rate and size."""
+"""Makes videos for tests: a textured scene with something that moves, in any codec, rate and size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def write(
     rotation: int = 0,
     sound: str | None = None,
 ) -> Path:
-    """A clip of `scene`; `stamps` in units of 1 / rate's numerator; with `sound`, a sine of that codec."""
+    """Write a video of `scene`, with `stamps` in units of 1 / rate's numerator, and a sine as `sound` of that codec."""
     base = Fraction(1, rate.numerator) if stamps else 1 / rate
     with av.open(str(path), "w") as output:
         video: Any = output.add_stream(codec, rate=rate, options={"crf": "10"} if codec == "libx264" else {})
@@ -45,7 +45,7 @@ def write(
         if rotation:
             video.set_display_rotation(rotation)
         audio: Any = output.add_stream(sound, rate=48000, layout="mono") if sound else None
-        if sound and sound.startswith("wma"):  # which has no default that it takes
+        if sound and sound.startswith("wma"):  # whose default bit rate it refuses
             audio.codec_context.bit_rate = 96_000
         for index in range(frames):
             frame = av.VideoFrame.from_ndarray(scene(index, *size), format="rgb24").reformat(format=pixels)
@@ -72,19 +72,26 @@ def _sine(audio: Any, seconds: float) -> list[Any]:
 
 
 def stamps_of(path: Path) -> list[Fraction]:
-    """When each frame of a clip is shown, in s."""
+    """When each frame of a video is shown, in s."""
     with av.open(str(path)) as container:
-        return [frame.pts * frame.time_base for frame in container.decode(video=0)]
+        return [seconds_of(frame) for frame in container.decode(video=0)]
 
 
 def levels_of(path: Path) -> list[np.ndarray]:
-    """The frames of a clip, as they are stored."""
+    """The frames of a video, as they are stored."""
     with av.open(str(path)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
 
 
 def sound_of(path: Path) -> list[tuple[Fraction, bytes]]:
-    """The packets of sound: when, in s, and what."""
+    """The time, in s, and the bytes of each packet of sound."""
     with av.open(str(path)) as container:
         packets = container.demux(audio=0)
         return [(packet.pts * packet.time_base, bytes(packet)) for packet in packets if packet.pts is not None]
+
+
+def seconds_of(frame: av.VideoFrame | av.AudioFrame) -> Fraction:
+    """When a decoded frame is shown or heard, in s."""
+    assert frame.pts is not None
+    assert frame.time_base is not None
+    return frame.pts * frame.time_base

@@ -140,7 +140,7 @@ def test_ctrl_c_leaves_everything_whole(
     assert url.startswith("http://127.0.0.1:")
     while (status := status_at(url)).get("frames", 0) < 4 or not status["dropped"]:
         time.sleep(0.05)
-    assert status.keys() == {"state", "fps", "latency_ms", "steps", "frames", "dropped", "clip"}
+    assert status.keys() == {"state", "fps", "latency_ms", "steps", "frames", "dropped", "video"}
     running.send_signal(signal.SIGINT)
     _, errors = running.communicate(timeout=120)
     assert running.returncode == 0, errors
@@ -179,15 +179,22 @@ def test_the_page_shows_what_comes() -> None:
             page.goto(preview.url, wait_until="commit")
             expect(page.locator("#state")).to_have_text("waiting for the first picture")
             for number, level in enumerate((40, 120, 200), start=1):
-                status = {"fps": 2.06, "latency_ms": 411.7, "steps": 3, "frames": number, "dropped": 7, "clip": "a.mp4"}
+                status = {
+                    "fps": 2.06,
+                    "latency_ms": 411.7,
+                    "steps": 3,
+                    "frames": number,
+                    "dropped": 7,
+                    "video": "a.mp4",
+                }
                 preview.show(jpeg(np.full((32, 64, 3), level, np.uint8)), {"state": "live"} | status)
                 expect(page.locator("#frames")).to_have_text(str(number))
                 page.locator("#stream").evaluate(SHOWS, level)  # the new picture, not the one before
             numbers = [page.inner_text(f"#{name}") for name in ("state", "fps", "latency_ms", "steps", "dropped")]
             assert numbers == ["live", "2.1", "412 ms", "3", "7"]
-            expect(page.locator("#clip")).to_have_text("is being written to a.mp4")
+            expect(page.locator("#video")).to_have_text("is being written to a.mp4")
         expect(page.locator("#state")).to_have_text("ended")
-        expect(page.locator("#clip")).to_have_text("was written to a.mp4")
+        expect(page.locator("#video")).to_have_text("was written to a.mp4")
         browser.close()
 
 

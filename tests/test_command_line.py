@@ -179,7 +179,7 @@ TYPOS = {
     "init=contnet": "'content'",
     "video.codec=h246": "'h26",
     "tracking.backend=sqlit": "'sqlite'",
-    "video.write=[clp]": "'clip'",
+    "video.write=[vidoe]": "'video'",
     "content_layer=block4_conv9": "'block4_conv",
     "optimized_metric=lpisp": "'lpips'",
     "comapre": "'compare'",

@@ -21,7 +21,7 @@ from nst_exp.errors import InputError
 from nst_exp.media.camera import Camera, find_camera
 from nst_exp.media.frame_conversion import levels_of
 from nst_exp.media.kind import kind_of
-from nst_exp.media.video import Clip, Cut, probe, read_frames
+from nst_exp.media.video import Cut, VideoFile, probe, read_frames
 
 WIDTH, HEIGHT = 64, 48
 COLOURS = ((200, 40, 60), (30, 150, 80), (50, 60, 190), (128, 128, 128), (255, 255, 255), (10, 10, 10))
@@ -71,7 +71,7 @@ def frame_of(levels: np.ndarray, format: str = "yuv444p", **tags: int) -> av.Vid
     return frame
 
 
-def opened(path: Path) -> Clip:
+def opened(path: Path) -> VideoFile:
     return probe(path, "content")
 
 
@@ -368,7 +368,7 @@ def test_the_command_says_what_is_done_about_an_unusual_video(tmp_path: Path) ->
 
     path = tmp_path / "a.mp4"
     encode(path, interlaced("tff", 3), "libx264", set_up=set_up, options={"x264-params": "tff=1"})
-    quick = ("steps=1", "video.mode=independent", "video.write=[clip]")
+    quick = ("steps=1", "video.mode=independent", "video.write=[video]")
     outcome = run_in_process(f"content={path}", *quick, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     told = [line for line in (outcome.stdout + outcome.stderr).splitlines() if "content: " in line]

@@ -13,14 +13,14 @@ from command import OUT, Outcome, run_in_process
 
 from nst_exp.media.codecs import CODECS
 from nst_exp.media.sound import plan_sound
-from nst_exp.media.video import Clip, Cut, Frame, probe, read_frames
-from nst_exp.media.video_writer import write_clip
+from nst_exp.media.video import Cut, Frame, VideoFile, probe, read_frames
+from nst_exp.media.video_writer import write_video
 
 RATE = Fraction(25)
 PACKET = 0.03  # s; no packet of the codecs here lasts longer
 
 
-def video_with(path: Path, sound: str, frames: int = 25, codec: str = "libx264") -> Clip:
+def video_with(path: Path, sound: str, frames: int = 25, codec: str = "libx264") -> VideoFile:
     pixels = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     videos.write(path, frames, rate=RATE, sound=sound, codec=codec, pixels=pixels)
     return probe(path, "content")
@@ -99,7 +99,7 @@ def test_sound_of_every_kind_goes_along(
     assert words in word.replace("mp2float", "mp2")
     path = tmp_path / f"out{suffix}"
     levels = [(frame.pts, np.pad(frame.levels, ((0, 32), (0, 16), (0, 0)))) for frame in frames_of(video)]
-    write_clip(path, levels, CODECS[codec], time_base=video.time_base, rate=video.rate, sound_of=video)
+    write_video(path, levels, CODECS[codec], time_base=video.time_base, rate=video.rate, sound_of=video)
     ends = durations(path)
     assert ends["VideoFrame"] == pytest.approx(0.96, abs=0.002)
     assert ends["AudioFrame"] == pytest.approx(1, abs=0.08)
@@ -108,7 +108,7 @@ def test_sound_of_every_kind_goes_along(
     )
 
 
-def frames_of(video: Clip) -> list[Frame]:
+def frames_of(video: VideoFile) -> list[Frame]:
     return list(read_frames(video, Cut(), on_corrupt="error", name="content"))
 
 
@@ -134,7 +134,7 @@ def test_a_track_that_nobody_decodes_is_left_out_by_name_before_painting(tmp_pat
 def test_sound_of_a_part_begins_and_ends_with_its_picture(name: str, sound: str, tmp_path: Path) -> None:
     """Kind: the sound of a part of a video is longer or shorter than its frames are shown."""
     video = video_with(tmp_path / name, sound, frames=30)
-    part = ("video.start=5", "video.end=15", "video.every=3", "video.write=[clip,side_by_side]")
+    part = ("video.start=5", "video.end=15", "video.every=3", "video.write=[video,side_by_side]")
     outcome = painted(f"content={video.path}", *part, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     for made in (tmp_path / OUT / "pastiche.mp4", tmp_path / OUT / "side_by_side.mp4"):

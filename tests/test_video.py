@@ -15,13 +15,13 @@ from nst_exp.errors import InputError
 from nst_exp.media.codecs import CODECS
 from nst_exp.media.kind import kind_of
 from nst_exp.media.sizes import fitted_size
-from nst_exp.media.video import Clip, Cut, Frame, probe, read_frames
-from nst_exp.media.video_writer import write_clip
+from nst_exp.media.video import Cut, Frame, VideoFile, probe, read_frames
+from nst_exp.media.video_writer import write_video
 
 VARIABLE = [0, 1001, 2002, 5005, 6006, 10010]
 
 
-def opened(path: Path) -> Clip:
+def opened(path: Path) -> VideoFile:
     return probe(path, "content")
 
 
@@ -33,7 +33,7 @@ def copied(source: Path, target: Path, codec: str, cut: Cut | None = None, *, so
     video = opened(source)
     frames = ((frame.pts, frame.levels) for frame in read(source, cut))
     sound_of = video if sound else None
-    write_clip(target, frames, CODECS[codec], time_base=video.time_base, rate=video.rate, sound_of=sound_of)
+    write_video(target, frames, CODECS[codec], time_base=video.time_base, rate=video.rate, sound_of=sound_of)
     return target
 
 
@@ -60,7 +60,7 @@ def test_colours_survive(codec: str, tmp_path: Path) -> None:
     path = tmp_path / f"a{CODECS[codec].suffix}"
     stamps = [0, 40, 80]
     frames = zip(stamps, levels, strict=True)
-    write_clip(path, frames, CODECS[codec], time_base=Fraction(1, 1000), rate=Fraction(25))
+    write_video(path, frames, CODECS[codec], time_base=Fraction(1, 1000), rate=Fraction(25))
     for frame, stamp, expected in zip(read(path), stamps, levels, strict=True):
         difference = np.abs(frame.levels.astype(int) - expected)
         assert difference[16:48, 32:].mean() < (0.01 if codec == "ffv1" else 6)  # gif: 256 colours
@@ -73,7 +73,7 @@ def test_the_same_frames_give_the_same_bytes(codec: str, tmp_path: Path) -> None
     written = set()
     for number in range(6):
         path = tmp_path / f"{number}{CODECS[codec].suffix}"
-        write_clip(path, frames, CODECS[codec], time_base=Fraction(1, 10), rate=Fraction(10))
+        write_video(path, frames, CODECS[codec], time_base=Fraction(1, 10), rate=Fraction(10))
         written.add(path.read_bytes())
     assert len(written) == 1
 
@@ -191,7 +191,7 @@ def test_failing_leaves_nothing(tmp_path: Path) -> None:
         raise InputError("the source ends")
 
     with pytest.raises(InputError, match="the source ends"):
-        write_clip(tmp_path / "a.mp4", frames(), CODECS["h264"], time_base=Fraction(1, 25), rate=Fraction(25))
+        write_video(tmp_path / "a.mp4", frames(), CODECS["h264"], time_base=Fraction(1, 25), rate=Fraction(25))
     assert not list(tmp_path.iterdir())
 
 

@@ -44,7 +44,7 @@ def frames_of(folder: Path, pass_: int = 1) -> dict[str, np.ndarray]:
 
 
 def test_a_clip_goes_in_and_a_clip_comes_out(clip: Path, tmp_path: Path) -> None:
-    settings = ("video.write=[clip,frames,side_by_side]", "tracking=sqlite", "tracking.snapshots=2")
+    settings = ("video.write=[video,frames,side_by_side]", "tracking=sqlite", "tracking.snapshots=2")
     outcome = painted(*settings, clip=clip, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     out, result = tmp_path / OUT, result_of(tmp_path)
@@ -78,7 +78,7 @@ def assert_tracked(store: Path) -> None:
 
 def test_modes_begin_alike_and_differ(clip: Path, tmp_path: Path) -> None:
     outcome = painted(
-        "-m", "video=independent,warm_start,flow", "video.write=[clip,frames]", clip=clip, folder=tmp_path
+        "-m", "video=independent,warm_start,flow", "video.write=[video,frames]", clip=clip, folder=tmp_path
     )
     assert outcome.code == 0, outcome.stderr
     independent, warm, flow = (frames_of(tmp_path / OUT / str(number)) for number in range(3))
@@ -96,7 +96,7 @@ def test_modes_begin_alike_and_differ(clip: Path, tmp_path: Path) -> None:
 def test_an_independent_frame_is_the_picture_of_it(clip: Path, tmp_path: Path) -> None:
     levels = videos.levels_of(clip)[4]
     Image.fromarray(levels).resize((32, 22), Image.Resampling.LANCZOS, reducing_gap=3).save(tmp_path / "frame.png")
-    arguments = ("video=independent", "video.start=4", "video.write=[clip,frames]")
+    arguments = ("video=independent", "video.start=4", "video.write=[video,frames]")
     assert painted(*arguments, clip=clip, folder=tmp_path).code == 0
     assert run_in_process("content=frame.png", "steps=3", "hydra.run.dir=picture", folder=tmp_path).code == 0
     picture = np.asarray(Image.open(tmp_path / "picture" / "pastiche.png"))
@@ -107,7 +107,7 @@ def test_independent_frames_side_by_side(clip: Path, tmp_path: Path) -> None:
     """Three lanes, and of five frames two left over, agree with one at a time."""
     frames = {}
     for lanes in (1, 3):
-        settings = ("video=independent", "video.end=5", f"video.max_batch_size={lanes}", "video.write=[clip,frames]")
+        settings = ("video=independent", "video.end=5", f"video.max_batch_size={lanes}", "video.write=[video,frames]")
         outcome = painted(*settings, "registry=null", f"hydra.run.dir=lanes{lanes}", clip=clip, folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
         frames[lanes] = frames_of(tmp_path / f"lanes{lanes}")
@@ -125,7 +125,7 @@ def test_a_part_of_a_clip(clip: Path, tmp_path: Path) -> None:
 
 
 def test_passes_back_and_forth(clip: Path, tmp_path: Path) -> None:
-    outcome = painted("video.passes=2", "video.write=[clip,frames]", clip=clip, folder=tmp_path)
+    outcome = painted("video.passes=2", "video.write=[video,frames]", clip=clip, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     first, second = (frames_of(tmp_path / OUT, pass_) for pass_ in (1, 2))
     assert list(first) == list(second)
@@ -152,7 +152,7 @@ def test_animations_in_and_out(suffix: str, tmp_path: Path) -> None:
 # --- a sweep's films side by side --------------------------------------------------------------------------------
 
 LANES = "hydra.launcher.max_batch_size=8"
-KEPT = ("video.write=[clip,frames]", "content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv1]")
+KEPT = ("video.write=[video,frames]", "content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv1]")
 
 
 def test_frames_of_another_size_are_not_taken_over(clip: Path, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_frames_of_another_size_are_not_taken_over(clip: Path, tmp_path: Path) -
             f"video.codec={codec}",
             "video.end=2",
             "size=33",
-            "video.write=[clip,frames]",
+            "video.write=[video,frames]",
             f"hydra.run.dir={out}",
         )
         outcome = painted(*settings, clip=clip, folder=tmp_path)
@@ -240,7 +240,7 @@ def test_a_film_that_fails_leaves_the_others_alone(clip: Path, tmp_path: Path) -
 
 def test_killed_at_any_frame_it_goes_on_to_the_same_clip(clip: Path, tmp_path: Path) -> None:
     """SIGKILL after the first and after the fourth frame, each time the same command again; no frame is done twice."""
-    arguments = [f"content={clip}", *QUICK, "video.write=[clip,frames]"]
+    arguments = [f"content={clip}", *QUICK, "video.write=[video,frames]"]
     command = [sys.executable, "-m", "nst_exp.run", *arguments_of(*arguments)]
     seen: set[tuple[str, float]] = set()
     for count in (1, 4):
@@ -282,7 +282,7 @@ def test_a_torn_frame_leaves_a_playable_clip_and_can_be_skipped(tmp_path: Path) 
     assert not (tmp_path / OUT / "result.json").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / OUT / "frames/pass1").glob("*.png")}
     shutil.move(tmp_path / OUT, tmp_path / "before")
-    again = painted("video.on_corrupt=skip", "video.write=[clip,frames]", clip=torn, folder=tmp_path)
+    again = painted("video.on_corrupt=skip", "video.write=[video,frames]", clip=torn, folder=tmp_path)
     assert again.code == 0, again.stderr
     assert len(videos.levels_of(tmp_path / OUT / "pastiche.mp4")) == result_of(tmp_path)["frames"] == 5
     assert len(kept) == 3
@@ -290,10 +290,10 @@ def test_a_torn_frame_leaves_a_playable_clip_and_can_be_skipped(tmp_path: Path) 
 
 def test_what_cannot_be_written_costs_nothing_that_is_done(clip: Path, tmp_path: Path) -> None:
     """Two frames are there, and where the third should go is a folder."""
-    assert painted("video.end=2", "video.write=[clip,frames]", clip=clip, folder=tmp_path).code == 0
+    assert painted("video.end=2", "video.write=[video,frames]", clip=clip, folder=tmp_path).code == 0
     (tmp_path / OUT / "frames" / "pass1" / "000002.png").mkdir()
     (tmp_path / OUT / "result.json").unlink()  # a finished run would be left alone
-    outcome = painted("video.write=[clip,frames]", clip=clip, folder=tmp_path)
+    outcome = painted("video.write=[video,frames]", clip=clip, folder=tmp_path)
     assert outcome.code == 1
     (line,) = outcome.stderr.splitlines()
     assert line.endswith("000002.png' cannot be written: Is a directory")

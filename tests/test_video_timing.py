@@ -18,7 +18,7 @@ from nst_exp.errors import InputError
 from nst_exp.media.codecs import CODECS
 from nst_exp.media.timing import ending_of
 from nst_exp.media.video import Cut, probe, read_frames
-from nst_exp.media.video_writer import check_writable, write_clip
+from nst_exp.media.video_writer import check_writable, write_video
 
 
 def shown_ms(path: Path) -> list[int]:
@@ -38,7 +38,7 @@ def test_animations_last_as_long_as_their_source(codec: str, rate: Fraction, tmp
     """Kind: rates that the clock of an animation cannot count, or that browsers show more slowly than stated."""
     frames = [(index, videos.scene(index % 16)) for index in range(24)]
     path = tmp_path / f"a.{codec}"
-    write_clip(path, frames, CODECS[codec], time_base=1 / rate, rate=rate)
+    write_video(path, frames, CODECS[codec], time_base=1 / rate, rate=rate)
     shown = shown_ms(path)
     assert abs(sum(shown) - 24000 / rate) <= (5 if codec == "gif" else 0.5)
     assert min(shown) >= (20 if codec == "gif" else 11)
@@ -51,7 +51,7 @@ def test_uneven_animations_keep_each_moment(codec: str, tolerance: int, end: int
     """Each frame begins within half a tick of its time, however many there are; the last one keeps its duration."""
     stamps, path = [7, 41, 74, 107, 207, 240, 1240], tmp_path / f"a.{codec}"
     frames = [(stamp, videos.scene(index)) for index, stamp in enumerate(stamps)]
-    write_clip(path, frames, CODECS[codec], time_base=Fraction(1, 1000), rate=Fraction(25), end=end)
+    write_video(path, frames, CODECS[codec], time_base=Fraction(1, 1000), rate=Fraction(25), end=end)
     begins = np.cumsum([0, *shown_ms(path)])
     assert np.abs(begins - (np.array([*stamps, end]) - 7)).max() <= tolerance
 
@@ -63,7 +63,7 @@ def test_what_stands_still_is_shown_all_the_same(codec: str, tmp_path: Path) -> 
     corner = still.copy()
     corner[-1, -1] = 255 - corner[-1, -1]
     frames = list(enumerate([still, still, corner, corner, videos.scene(5), still, still]))
-    write_clip(path, frames, CODECS[codec], time_base=Fraction(200), rate=Fraction(1, 200), end=12)
+    write_video(path, frames, CODECS[codec], time_base=Fraction(200), rate=Fraction(1, 200), end=12)
     shown, pictures = [], []
     with Image.open(path) as image:
         for index in range(getattr(image, "n_frames", 1)):
@@ -98,7 +98,7 @@ def test_animations_are_written_as_their_frames_come(codec: str, most: float, tm
             held = max(held, alive)
             yield index, levels
 
-    write_clip(tmp_path / "a", frames(), CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
+    write_video(tmp_path / "a", frames(), CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
     assert held <= 5
     assert (tmp_path / "a").stat().st_size < most * count * 3 * size[0] * size[1]
 
@@ -108,7 +108,7 @@ def test_animations_are_written_as_their_frames_come(codec: str, most: float, tm
 def test_no_size_is_taken_for_another(codec: str, size: tuple[int, int], tmp_path: Path) -> None:
     """Kind: pictures that share a side with the encoder's preset size, 640x480 px, are encoded at that size."""
     path, levels = tmp_path / f"a{CODECS[codec].suffix}", videos.scene(0, *size)
-    write_clip(path, [(0, levels), (1, levels)], CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
+    write_video(path, [(0, levels), (1, levels)], CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
     video = probe(path, "content")
     assert video.size == size
     for frame in read_frames(video, Cut(), on_corrupt="error", name="content"):
@@ -121,7 +121,7 @@ def test_no_size_is_taken_for_another(codec: str, size: tuple[int, int], tmp_pat
 @pytest.mark.parametrize("frames", [1, 2, 3])
 def test_very_short_animations_are_still_shown(frames: int, tmp_path: Path) -> None:
     pictures = [(index, videos.scene(index)) for index in range(frames)]
-    write_clip(tmp_path / "a.webp", pictures, CODECS["webp"], time_base=Fraction(1, 500), rate=Fraction(500))
+    write_video(tmp_path / "a.webp", pictures, CODECS["webp"], time_base=Fraction(1, 500), rate=Fraction(500))
     assert len(probe_or_one(tmp_path / "a.webp")) == 1
 
 
@@ -142,7 +142,7 @@ def test_a_video_begins_at_0_and_keeps_its_spacing(name: str, start: int, tmp_pa
     assert ending.of_source
     for codec in ("h264", "vp9", "ffv1"):
         path = tmp_path / f"out{CODECS[codec].suffix}"
-        write_clip(path, frames, CODECS[codec], time_base=video.time_base, rate=rate, end=ending.pts)
+        write_video(path, frames, CODECS[codec], time_base=video.time_base, rate=rate, end=ending.pts)
         expected = [float(Fraction(stamp - stamps[start], 25)) for stamp in stamps[start:]]
         assert [float(stamp) for stamp in videos.stamps_of(path)] == pytest.approx(expected, abs=0.001)
         with av.open(str(path)) as container:
@@ -155,7 +155,7 @@ def test_mp4_is_as_players_want_it(codec: str, tmp_path: Path) -> None:
     """Kind: files that FFmpeg plays, but that other players refuse, or play only after they are loaded completely."""
     frames = [(index, videos.scene(index, 64, 64)) for index in range(3)]
     path = tmp_path / "a.mp4"
-    write_clip(path, frames, CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
+    write_video(path, frames, CODECS[codec], time_base=Fraction(1, 25), rate=Fraction(25))
     data = path.read_bytes()
     assert data.index(b"moov") < data.index(b"mdat")
     with av.open(str(path)) as container:

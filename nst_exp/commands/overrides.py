@@ -288,7 +288,7 @@ def _readable(given: _Given, names: Sequence[str]) -> list[str]:
 
 
 def _what(key: str) -> str:
-    return {"style": "picture", "content": "picture or clip"}.get(key, "file")
+    return {"style": "picture", "content": "picture or video"}.get(key, "file")
 
 
 def _is_readable(key: str, name: str) -> bool:

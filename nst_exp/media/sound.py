@@ -19,7 +19,7 @@ import av
 import av.error
 
 from nst_exp.media.codecs import WITH_ANY_SOUND
-from nst_exp.media.video import Clip
+from nst_exp.media.video import VideoFile
 
 FORMATS = {".mp4": "mp4", ".webm": "webm", ".mkv": "matroska"}
 
@@ -76,15 +76,15 @@ class SoundPlan:
     lossy: bool = False
 
 
-def plan_sound(clip: Clip, suffix: str) -> SoundPlan:
-    """Decide what becomes of the sound of `clip` in a file of this suffix.
+def plan_sound(video: VideoFile, suffix: str) -> SoundPlan:
+    """Decide what becomes of the sound of `video` in a file of this suffix.
 
     If its container cannot hold all tracks as they are, but Matroska can, the file becomes Matroska.
     """
-    if not clip.has_sound:
+    if not video.has_sound:
         return SoundPlan(suffix)
     with contextlib.suppress(*_ERRORS, OSError):
-        samples = _samples(clip)
+        samples = _samples(video)
         for container in dict.fromkeys((suffix, WITH_ANY_SOUND)):
             plans = [_copied(sample, container) for sample in samples]
             if all(track or not sample.decoded for track, sample in zip(plans, samples, strict=True)) and any(plans):
@@ -119,7 +119,7 @@ class _Sample:
         frame: the first one decoded; None if nothing can be.
     """
 
-    clip: Clip
+    video: VideoFile
     index: int
     codec: str
     frame: av.AudioFrame | None
@@ -129,18 +129,18 @@ class _Sample:
         return self.frame is not None
 
 
-def _samples(clip: Clip) -> list[_Sample]:
-    with av.open(str(clip.path)) as container:
+def _samples(video: VideoFile) -> list[_Sample]:
+    with av.open(str(video.path)) as container:
         streams = [(stream.index, _codec_name(stream)) for stream in container.streams.audio]
-    return [_Sample(clip, index, codec, _first_frame(clip, index) if codec else None) for index, codec in streams]
+    return [_Sample(video, index, codec, _first_frame(video, index) if codec else None) for index, codec in streams]
 
 
 def _codec_name(stream: Any) -> str:
     return stream.codec_context.name if stream.codec_context is not None else ""
 
 
-def _first_frame(clip: Clip, index: int) -> av.AudioFrame | None:
-    with av.open(str(clip.path)) as container:
+def _first_frame(video: VideoFile, index: int) -> av.AudioFrame | None:
+    with av.open(str(video.path)) as container:
         stream: Any = container.streams[index]
         for packet in itertools.islice(container.demux(stream), _TRIED):
             with contextlib.suppress(*_ERRORS):
@@ -155,7 +155,7 @@ def _copied(sample: _Sample, suffix: str) -> Track | None:
     if not sample.codec or (suffix in _COPIED and sample.codec not in _COPIED[suffix]):
         return None
     try:
-        with av.open(str(sample.clip.path)) as source, _scratch(suffix) as output:
+        with av.open(str(sample.video.path)) as source, _scratch(suffix) as output:
             stream: Any = source.streams[sample.index]
             copy = output.add_stream_from_template(stream)
             for packet in itertools.islice(source.demux(stream), 4):
@@ -212,7 +212,7 @@ class Sound:
         end: s, in the source, when the sound ends; None: with the source.
     """
 
-    def __init__(self, output: Any, source: Clip, plan: SoundPlan, begin: Fraction, end: Fraction | None) -> None:
+    def __init__(self, output: Any, source: VideoFile, plan: SoundPlan, begin: Fraction, end: Fraction | None) -> None:
         self._end = end
         self._source = av.open(str(source.path))
         lead = _LEAD if plan.suffix == ".mp4" else Fraction(0)

@@ -11,7 +11,7 @@ import av
 import av.error
 
 from nst_exp.media.kind import open_animation
-from nst_exp.media.video import Clip, shown_ms, video_stream
+from nst_exp.media.video import VideoFile, shown_ms, video_stream
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Ending:
     of_source: bool
 
 
-def ending_of(clip: Clip, pts: int, every: int) -> Ending:
+def ending_of(video: VideoFile, pts: int, every: int) -> Ending:
     """The end of a video whose last frame is shown from `pts` on, of whose source every `every`-th frame is taken.
 
     The frame is shown until the next one that would have been taken, or until the source ends.
     """
-    usual = max(1, round(1 / (clip.rate * clip.time_base)))
+    usual = max(1, round(1 / (video.rate * video.time_base)))
     later, end = [], pts + usual
-    for stamp, duration in _spans(clip):
+    for stamp, duration in _spans(video):
         if stamp > pts:
             later.append(stamp)
         if stamp >= pts:
@@ -44,12 +44,12 @@ def ending_of(clip: Clip, pts: int, every: int) -> Ending:
     return Ending(end, of_source=True)
 
 
-def _spans(clip: Clip) -> Iterator[tuple[int, int]]:
+def _spans(video: VideoFile) -> Iterator[tuple[int, int]]:
     """When each frame of a video begins, and for how long it is shown, 0 if that is not said; not in order."""
-    if clip.animation:
-        yield from _animated(clip)
+    if video.animation:
+        yield from _animated(video)
         return
-    with av.open(str(clip.path)) as container:
+    with av.open(str(video.path)) as container:
         stream: Any = video_stream(container)
         try:
             for packet in container.demux(stream):
@@ -59,10 +59,10 @@ def _spans(clip: Clip) -> Iterator[tuple[int, int]]:
             return
 
 
-def _animated(clip: Clip) -> Iterator[tuple[int, int]]:
+def _animated(video: VideoFile) -> Iterator[tuple[int, int]]:
     stamp = 0
-    with open_animation(clip.path) as image:
-        for index in range(clip.frames or 0):
+    with open_animation(video.path) as image:
+        for index in range(video.frames or 0):
             image.seek(index)
             duration = shown_ms(image)
             yield stamp, duration

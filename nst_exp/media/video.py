@@ -1,6 +1,6 @@
-"""Clips are read here: any video that FFmpeg decodes, animated GIF and WebP; frames are streamed, never all held.
+"""Reading of videos: whatever FFmpeg decodes, animated GIF and WebP. Frames are streamed, never all held.
 
-PyAV, not imageio, reads and writes video: it keeps exact frame rates, the time stamps of clips with a variable rate,
+PyAV, not imageio, reads and writes video: it keeps exact frame rates, the time stamps of videos with a variable rate,
 and sound, packet by packet. Animations are read by Pillow. Time stamps are kept as they are: a frame comes out at the
 very moment at which it went in.
 
@@ -32,9 +32,9 @@ from nst_exp.media.kind import animation_frames, open_animation
 ON_CORRUPT = ("error", "skip")
 _MILLISECOND = Fraction(1, 1000)
 _DEFAULT_RATE = Fraction(25)  # of what does not say
-_MISSING = 2.5  # frames short of a clip's duration: it was cut off
+_MISSING = 2.5  # frames short of a video's duration: it was cut off
 _MOST_RATE = 1000  # frames a second
-_LOOKED_AT = 12  # frames from which a clip's treatment is decided
+_LOOKED_AT = 12  # frames from which a video's treatment is decided
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS of libavformat
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave transparency out
 
@@ -47,7 +47,7 @@ class Frame:
 
     Attributes:
         index: its place in the source, from 0.
-        pts: when it is shown, in units of the clip's `time_base`.
+        pts: when it is shown, in units of the video's `time_base`.
         levels: (H, W, 3).
     """
 
@@ -57,8 +57,8 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Clip:
-    """What a clip says of itself.
+class VideoFile:
+    """What a video says of itself.
 
     Attributes:
         size: (width, height) in px, upright.
@@ -88,7 +88,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Cut:
-    """Which frames of a clip: `start` up to but without `end`, every `every`-th."""
+    """Which frames of a video: `start` up to but without `end`, every `every`-th."""
 
     start: int = 0
     end: int | None = None
@@ -100,14 +100,14 @@ class Cut:
         return None if end is None else max(0, len(range(self.start, end, self.every)))
 
 
-def probe(path: Path, name: str) -> Clip:
-    """What the clip at `path` says of itself.
+def probe(path: Path, name: str) -> VideoFile:
+    """What the video at `path` says of itself.
 
     Args:
         name: the config key that `path` came from, for messages.
 
     Raises:
-        InputError: if it is no clip, or has no frame that can be decoded.
+        InputError: if it is no video, or has no frame that can be decoded.
     """
     subject = f"{name}={str(path)!r}"
     frames = animation_frames(path)
@@ -117,12 +117,12 @@ def probe(path: Path, name: str) -> Clip:
         if frames is not None:
             with PillowImage.open(path) as image:
                 size, rate = image.size, 1 / (shown_ms(image) * _MILLISECOND)
-            return Clip(path, size, rate, _MILLISECOND, frames, has_sound=False, animation=True)
+            return VideoFile(path, size, rate, _MILLISECOND, frames, has_sound=False, animation=True)
         with av.open(str(path)) as container:
             return _described(path, container, subject)
 
 
-def _described(path: Path, container: Any, subject: str) -> Clip:
+def _described(path: Path, container: Any, subject: str) -> VideoFile:
     stream = video_stream(container)
     if stream is None:
         cover = " and a cover picture" if container.streams.video else ""
@@ -132,7 +132,7 @@ def _described(path: Path, container: Any, subject: str) -> Clip:
         raise InputError(f"{subject} has no frames")
     treatment = treatment_of(first, stream.sample_aspect_ratio, stream.codec_context.field_order)
     rate = _rate(stream)
-    return Clip(
+    return VideoFile(
         path,
         shown_size(first[0], stream.sample_aspect_ratio),
         rate,
@@ -156,22 +156,22 @@ def _rate(stream: Any) -> Fraction:
     return Fraction(average if average and average <= _MOST_RATE else stream.guessed_rate or _DEFAULT_RATE)
 
 
-def read_frames(clip: Clip, cut: Cut, *, on_corrupt: str, name: str) -> Iterator[Frame]:
+def read_frames(video: VideoFile, cut: Cut, *, on_corrupt: str, name: str) -> Iterator[Frame]:
     """The frames of `cut`, one after the other.
 
     Args:
         on_corrupt: `error`, or `skip`: leave out what cannot be decoded, with a log warning.
-        name: the config key that the clip came from, for messages.
+        name: the config key that the video came from, for messages.
 
     Raises:
         InputError: before the first frame, if the file was cut short of what is wanted; or where something cannot be
             decoded.
     """
-    subject = f"{name}={str(clip.path)!r}"
+    subject = f"{name}={str(video.path)!r}"
     with _refusing(subject):
-        if not clip.animation:
-            _check_whole(clip, cut, on_corrupt, subject)
-        frames = _animated(clip) if clip.animation else _streamed(clip, on_corrupt, subject)
+        if not video.animation:
+            _check_whole(video, cut, on_corrupt, subject)
+        frames = _animated(video) if video.animation else _streamed(video, on_corrupt, subject)
         with contextlib.closing(frames):
             yield from itertools.islice(frames, cut.start, cut.end, cut.every)
 
@@ -179,10 +179,10 @@ def read_frames(clip: Clip, cut: Cut, *, on_corrupt: str, name: str) -> Iterator
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def _animated(clip: Clip) -> Generator[Frame]:
+def _animated(video: VideoFile) -> Generator[Frame]:
     pts = 0
-    with open_animation(clip.path) as image:
-        for index in range(clip.frames or 0):
+    with open_animation(video.path) as image:
+        for index in range(video.frames or 0):
             image.seek(index)
             image.load()
             white = PillowImage.new("RGBA", image.size, "white")
@@ -197,21 +197,21 @@ def shown_ms(image: PillowImage.Image) -> int:
     return round(float(image.info.get("duration", 0))) or 100
 
 
-def _streamed(clip: Clip, on_corrupt: str, subject: str) -> Generator[Frame]:
+def _streamed(video: VideoFile, on_corrupt: str, subject: str) -> Generator[Frame]:
     """All frames of a video, with time stamps that rise."""
     index, last = 0, None
 
     def report(error: av.error.FFmpegError) -> None:
         _corrupt(f"{subject}: frame {index} cannot be decoded: {error.strerror}", on_corrupt)
 
-    with av.open(str(clip.path)) as container:
+    with av.open(str(video.path)) as container:
         stream = video_stream(container)
         assert stream is not None
         timed = _has_times(container)
         for frame in deinterlaced(_decoded(container, stream, report)):
             if not timed:  # FFmpeg's guesses have gaps
                 frame.pts = None
-            last = _pts(frame, last, clip)
+            last = _pts(frame, last, video)
             yield Frame(index, last, levels_of(frame, stream.sample_aspect_ratio))
             index += 1
 
@@ -276,11 +276,11 @@ def _decoded_packet(packet: Any, decoder: Any, report: Callable[[av.error.FFmpeg
         return []
 
 
-def _pts(frame: av.VideoFrame, last: int | None, clip: Clip) -> int:
+def _pts(frame: av.VideoFrame, last: int | None, video: VideoFile) -> int:
     """The frame's time stamp; later than the last, as some files' are not, and counted where there is none."""
     if frame.pts is None:
-        return 0 if last is None else last + max(1, round(1 / (clip.rate * clip.time_base)))
-    pts = round(frame.pts * (frame.time_base or clip.time_base) / clip.time_base)  # a filter may count in other units
+        return 0 if last is None else last + max(1, round(1 / (video.rate * video.time_base)))
+    pts = round(frame.pts * (frame.time_base or video.time_base) / video.time_base)  # a filter may count in other units
     return pts if last is None else max(pts, last + 1)
 
 
@@ -312,10 +312,10 @@ def _has_times(container: Any) -> bool:
     return not container.format.flags & _NO_TIMESTAMPS
 
 
-def _check_whole(clip: Clip, cut: Cut, on_corrupt: str, subject: str) -> None:
+def _check_whole(video: VideoFile, cut: Cut, on_corrupt: str, subject: str) -> None:
     """Report a file that ends before it should, if frames of `cut` are missing."""
-    survey = _survey(clip.path)
-    missing = survey.missing * clip.rate
+    survey = _survey(video.path)
+    missing = survey.missing * video.rate
     if missing > _MISSING and (cut.end is None or cut.end > survey.frames):
         ends = f"ends after {survey.frames} frames, {float(missing):.0f} before its end"
         _corrupt(f"{subject} {ends}: it was cut short", on_corrupt)

@@ -24,7 +24,7 @@ from nst_exp.media.animation_writer import write_animation
 from nst_exp.media.codecs import CODECS, Codec
 from nst_exp.media.frame_conversion import Levels
 from nst_exp.media.sound import FORMATS, Sound, SoundPlan, plan_sound
-from nst_exp.media.video import Clip
+from nst_exp.media.video import VideoFile
 
 
 def check_writable(codec: str, size: tuple[int, int]) -> None:
@@ -52,7 +52,7 @@ def check_writable(codec: str, size: tuple[int, int]) -> None:
         raise InputError(f"video.codec={codec}: its encoder does not take {size[0]}x{size[1]} px") from error
 
 
-def write_clip(
+def write_video(
     path: Path,
     frames: Iterable[tuple[int, Levels]],
     codec: Codec,
@@ -60,10 +60,10 @@ def write_clip(
     time_base: Fraction,
     rate: Fraction,
     end: int | None = None,
-    sound_of: Clip | None = None,
+    sound_of: VideoFile | None = None,
     sound_to_end: bool = True,
 ) -> None:
-    """Write a clip, all or nothing; with the sound of another one. It begins at 0, whenever its first frame was.
+    """Write a video, all or nothing, with the sound of another one. It begins at 0, whenever its first frame was.
 
     Args:
         frames: time stamps in units of `time_base`, rising, and levels of one size.
@@ -83,7 +83,7 @@ def write_clip(
             _, every = _first_and_all(frames)
             write_animation(temporary, codec, every, time_base=time_base, usual=usual, end=end)
         else:
-            _write_video(temporary, frames, codec, time_base, rate, end, sound_of, sound_to_end=sound_to_end)
+            _encode_video(temporary, frames, codec, time_base, rate, end, sound_of, sound_to_end=sound_to_end)
         os.replace(temporary, path)
     except (OSError, av.error.FFmpegError) as error:
         raise InputError(f"{str(path)!r} cannot be written: {getattr(error, 'strerror', None) or error}") from error
@@ -91,23 +91,23 @@ def write_clip(
         temporary.unlink(missing_ok=True)
 
 
-def suffix_with_sound(codec: Codec, clip: Clip) -> str:
-    """The suffix for a clip of `codec` with the sound of `clip`: Matroska where the usual container cannot hold it."""
-    return plan_sound(clip, codec.suffix).suffix if not codec.animation else codec.suffix
+def suffix_with_sound(codec: Codec, source: VideoFile) -> str:
+    """The suffix of a file of `codec` with the sound of `source`: Matroska where the usual container cannot hold it."""
+    return plan_sound(source, codec.suffix).suffix if not codec.animation else codec.suffix
 
 
 _OPTIONS = {"fflags": "+bitexact"}  # Matroska would write random identifiers
 _MP4_OPTIONS = {"movflags": "+faststart"}  # browsers can play before they have the whole file
 
 
-def _write_video(
+def _encode_video(
     path: Path,
     frames: Iterable[tuple[int, Levels]],
     codec: Codec,
     time_base: Fraction,
     rate: Fraction,
     end: int | None,
-    sound_of: Clip | None,
+    sound_of: VideoFile | None,
     *,
     sound_to_end: bool,
 ) -> None:

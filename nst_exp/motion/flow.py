@@ -53,7 +53,7 @@ ESTIMATORS: dict[str, Estimator] = {"dis": dense_inverse_search}
 def warp(image: Pixels, flow: Flow) -> Pixels:
     """`image` seen along `flow`: its value at (x + u, y + v) for each (x, y), by Lanczos, edges continued.
 
-    Lanczos, since in a clip each picture is made of the last one warped, and bilinear weights would blur them all.
+    Lanczos, since in a video each picture is made of the last one warped, and bilinear weights would blur them all.
     """
     rows, columns = _grid(flow.shape[0], flow.shape[1])
     warped = cv2.remap(

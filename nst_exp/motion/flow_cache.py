@@ -1,4 +1,4 @@
-"""Optical flows of one clip, remembered on disk: the runs of a sweep over it, and its measures, need the same ones."""
+"""Optical flows of one video, remembered on disk: the runs of a sweep over it, and its measures, need the same ones."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _FARTHEST = 32767 / _STEPS_A_PX
 
 @dataclass(frozen=True)
 class Flows:
-    """Flows between the frames of one clip, remembered on disk by their frames' indices.
+    """Flows between the frames of one video, remembered on disk by their frames' indices.
 
     Attributes:
         estimator: a name in `ESTIMATORS`.
-        folder: of this clip at this size; None remembers nothing.
+        folder: of this video at this size; None remembers nothing.
         limit_mb: no more than this many MB (10^6 bytes) are written to the folder.
     """
 

@@ -1,4 +1,4 @@
-"""The painted frames of a clip, each in a PNG with its own numbers: what a clip that was interrupted goes on from."""
+"""The painted frames of a video, each in a PNG with its own numbers: what a video that was interrupted goes on from."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NUMBERS = "nst_exp"  # the PNG's text chunk
 
 @dataclass(frozen=True)
 class Frames:
-    """The frames in `folder`, those of each pass over the clip in a folder of its own."""
+    """The frames in `folder`, those of each pass over the video in a folder of its own."""
 
     folder: Path
 

@@ -29,10 +29,10 @@ from nst_exp.records.result import Result
 # Raise it when a change of code alters pictures or measures: earlier results then no longer count as done.
 RESULTS_VERSION = 6
 
-PICTURE = "pastiche.png"  # of a clip: a frame from its middle
-CLIP = "pastiche"  # a clip, its suffix by its codec
-SIDE_BY_SIDE = "side_by_side"  # source and pastiche in one clip
-FRAMES = "frames"  # folder of a clip's painted frames
+PICTURE = "pastiche.png"  # of a video: a frame from its middle
+VIDEO = "pastiche"  # a video, its suffix by its codec
+SIDE_BY_SIDE = "side_by_side"  # source and pastiche in one video
+FRAMES = "frames"  # folder of a video's painted frames
 CONFIG = "config.yaml"  # resolved: repeats the run
 RESULT = "result.json"  # losses, measures, costs
 TRACE = "trace.csv"  # a row for each step: losses, evaluations, scale
@@ -208,7 +208,7 @@ class RunFolder:
 
     def _written_files(self) -> list[Path]:
         """The files that a run may write, whether they exist or not; `result.json` first."""
-        videos = [f"{name}{suffix}" for name in (CLIP, SIDE_BY_SIDE) for suffix in SUFFIXES]
+        videos = [f"{name}{suffix}" for name in (VIDEO, SIDE_BY_SIDE) for suffix in SUFFIXES]
         return [self.path / name for name in (*_OWN_FILES, *videos)]
 
     @property

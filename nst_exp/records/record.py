@@ -33,7 +33,7 @@ _WHERE_ONLY = (
     *("content", "style", "params.path", "cache_dir", "registry", "force", "optimized_metric", "video.flow_cache_mb"),
     "video.max_batch_size",
 )
-# what is done with a clip's frames once they are there
+# what is done with a video's frames once they are there
 _OF_OUTPUT = ("evaluator", "video.end", "video.on_corrupt", "video.write", "video.codec", "video.sound")
 # what says nothing of a run, by the kind of its source; with a dot at its end, a whole section
 _IDLE = {
@@ -92,7 +92,7 @@ def identity(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
 
 
 def frames_key(readable: Mapping[str, Any], hashes: Mapping[str, str], size: tuple[int, int]) -> str:
-    """As `identity`, of a clip's frames: two runs of one key paint the same ones, as far as both go.
+    """As `identity`, of a video's frames: two runs of one key paint the same ones, as far as both go.
 
     Args:
         size: (width, height) of the frames in px, which depends on the codec as well.

@@ -63,7 +63,7 @@ class ResultRegistry:
         remove_folders([self.folder / "sweeps"])
 
     def frames(self, key: str) -> Path | None:
-        """The folder of the latest run that painted a clip's frames of this key, finished or not."""
+        """The folder of the latest run that painted a video's frames of this key, finished or not."""
         return self._find("clips", key)
 
     def add_frames(self, key: str, folder: Path) -> None:

@@ -26,12 +26,12 @@ from nst_exp.media.camera import Camera, Snapshot
 from nst_exp.media.codecs import CODECS
 from nst_exp.media.frame_conversion import resize
 from nst_exp.media.image import from_uint8, sha256_of, to_uint8, write_levels
-from nst_exp.media.video_writer import write_clip
+from nst_exp.media.video_writer import write_video
 from nst_exp.memory import peak_mb, reset_peak
 from nst_exp.motion.flow_cache import Flows
 from nst_exp.motion.propagation import PreviousFrame
 from nst_exp.outcome import Outcome
-from nst_exp.records.folder import CLIP, PICTURE, loss_column
+from nst_exp.records.folder import PICTURE, VIDEO, loss_column
 from nst_exp.records.result import Result
 from nst_exp.records.tracking import TrackedRun
 from nst_exp.runs.frame_policy import frame_policy
@@ -45,7 +45,7 @@ from nst_exp.transfer.stylize import BatchEntry, Progress, Solution, StyleMemory
 
 Levels = npt.NDArray[np.uint8]
 
-_TICK = Fraction(1, 1000)  # s, the unit of the clip's time stamps
+_TICK = Fraction(1, 1000)  # s, the unit of the video's time stamps
 _SMOOTHING = 0.3  # share of the newest frame in what a frame is expected to take
 _RECENT = 10  # frames whose rate the page shows
 
@@ -85,19 +85,19 @@ def _painted(run: ActiveRun) -> _Live:
     config, source = run.inputs.plan.config, run.inputs.plan.source
     assert isinstance(source, CameraSource)
     codec = CODECS[config.video.codec]
-    path = run.folder.path / f"{CLIP}{codec.suffix}"
+    path = run.folder.path / f"{VIDEO}{codec.suffix}"
     with Preview(config.camera.port) as preview, Camera(source.device) as camera, out_of_memory_as_input_error(config):
         _log.info("preview: %s", preview.url)
         live = _Live(run.inputs, source, camera, preview, run.tracked, path)
         live.warm_up()
         with _ended_by_signals() as ended:
-            write_clip(path, live.frames(ended), codec, time_base=_TICK, rate=source.device.rate)
+            write_video(path, live.frames(ended), codec, time_base=_TICK, rate=source.device.rate)
     return live
 
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[threading.Event]:
-    """An event that a signal sets, so that the clip is written to its end; a second one interrupts as ever."""
+    """An event that a signal sets, so that the video is written to its end; a second one interrupts as ever."""
     ended = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
         yield ended
@@ -279,7 +279,7 @@ class _Live:
                 evaluations += painted.solution.evaluations
                 bar.update(steps_done=len(self.rows), loss=painted.solution.total_loss, evaluations=evaluations)
                 stamp = max(stamp + 1, round((snapshot.time - first.time) / _TICK))
-                yield stamp, painted.pastiche  # comes back when it is in the clip
+                yield stamp, painted.pastiche  # comes back when it is in the video
                 self.seconds = time.monotonic() - started
                 self._pace.learn(painted.solution.steps, painted.solver_ms, 1000 * (time.monotonic() - taken))
 
@@ -295,7 +295,7 @@ class _Live:
             try:
                 snapshot = self._camera.newest(after=before)
             except InputError as error:
-                _log.warning("%s: the clip ends here", error)
+                _log.warning("%s: the video ends here", error)
                 return
             dropped = snapshot.index - before - 1
 
@@ -309,7 +309,7 @@ class _Live:
         row = {"step": index} | _numbers(painted) | {"frame/latency_ms": latency_ms, "frame/dropped": dropped}
         self.rows.append(row)
         status = {"state": "live", "fps": self._rate, "latency_ms": latency_ms, "steps": painted.solution.steps}
-        counts = {"frames": len(self.rows), "dropped": self.dropped, "clip": str(self.path)}
+        counts = {"frames": len(self.rows), "dropped": self.dropped, "video": str(self.path)}
         self._preview.show(picture, status | counts)
         self._tracked.log_trace({name: np.array([value]) for name, value in row.items()})
 

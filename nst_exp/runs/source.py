@@ -20,7 +20,7 @@ from nst_exp.types import Image
 if TYPE_CHECKING:  # pictures need none of what reads video
     from nst_exp.media.camera import Device
     from nst_exp.media.frame_conversion import Levels
-    from nst_exp.media.video import Clip, Cut
+    from nst_exp.media.video import Cut, VideoFile
 
 
 @runtime_checkable
@@ -68,11 +68,11 @@ class VideoSource:
     kind: ClassVar[str] = "video"
     repeatable: ClassVar[bool] = True
 
-    clip: Clip
+    file: VideoFile
 
     def frame_size(self, config: RunConfig) -> tuple[int, int]:
         """(width, height) in px of the painted frames; even where the codec needs that."""
-        return _fitted(self.clip.size, config, encoded="video" in config.video.write)
+        return _fitted(self.file.size, config, encoded="video" in config.video.write)
 
     def content_image(self, config: RunConfig, least: int, read_picture: Callable[[Path], Image]) -> Image:
         """The first frame, see `Source`."""
@@ -80,11 +80,11 @@ class VideoSource:
         from nst_exp.media.video import read_frames
 
         size, sides = self.frame_size(config), 2 if "side_by_side" in config.video.write else 1
-        _check_frame_size(f"content={str(self.clip.path)!r}", config, size, sides, least)
+        _check_frame_size(f"content={str(self.file.path)!r}", config, size, sides, least)
         on_corrupt = config.video.on_corrupt
-        first = next(read_frames(self.clip, cut_of(config), on_corrupt=on_corrupt, name="content"), None)
+        first = next(read_frames(self.file, cut_of(config), on_corrupt=on_corrupt, name="content"), None)
         if first is None:
-            raise InputError(f"video.start={config.video.start}: content={str(self.clip.path)!r} has no frame there")
+            raise InputError(f"video.start={config.video.start}: content={str(self.file.path)!r} has no frame there")
         return jnp.asarray(from_uint8(resize(first.levels, size)))
 
 

@@ -144,7 +144,7 @@ def _paint_pass(painters: Sequence[_Painter], pass_: int) -> None:
                 for painter in _continuing(painters):
                     _remember(painter, pass_, frame, done)
     if not done:
-        raise InputError(f"content={str(video.clip.path)!r} has no frames between video.start and video.end")
+        raise InputError(f"content={str(video.file.path)!r} has no frames between video.start and video.end")
 
 
 def _continuing(painters: Sequence[_Painter]) -> list[_Painter]:

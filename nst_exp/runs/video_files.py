@@ -24,14 +24,14 @@ from nst_exp.media.frame_conversion import resize
 from nst_exp.media.image import from_uint8, sha256_of, write_levels
 from nst_exp.media.sound import plan_sound
 from nst_exp.media.timing import Ending, ending_of
-from nst_exp.media.video import Clip, Frame, read_frames
-from nst_exp.media.video_writer import suffix_with_sound, write_clip
+from nst_exp.media.video import Frame, VideoFile, read_frames
+from nst_exp.media.video_writer import suffix_with_sound, write_video
 from nst_exp.memory import peak_mb
 from nst_exp.motion.flow import estimator_version, hidden, motion_edges, still
 from nst_exp.motion.flow_cache import Flows
 from nst_exp.motion.frame_store import Frames
 from nst_exp.records import record
-from nst_exp.records.folder import CLIP, FRAMES, PICTURE, RESULTS_VERSION, SIDE_BY_SIDE
+from nst_exp.records.folder import FRAMES, PICTURE, RESULTS_VERSION, SIDE_BY_SIDE, VIDEO
 from nst_exp.records.registry import ResultRegistry
 from nst_exp.records.result import Result
 from nst_exp.runs.frame_policy import FramePolicy, frame_policy
@@ -69,9 +69,9 @@ class VideoRun:
         return source
 
     @property
-    def clip(self) -> Clip:
+    def file(self) -> VideoFile:
         """The source's file."""
-        return self.source.clip
+        return self.source.file
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -81,7 +81,7 @@ class VideoRun:
     @property
     def count(self) -> int | None:
         """How many frames are taken, as far as the file says."""
-        return cut_of(self.config).count(self.clip.frames)
+        return cut_of(self.config).count(self.file.frames)
 
     @property
     def frames(self) -> Frames:
@@ -112,7 +112,7 @@ class VideoRun:
 
     def original_frames(self) -> Iterator[Frame]:
         """One after the other, at the source's own size."""
-        return read_frames(self.clip, cut_of(self.config), on_corrupt=self.config.video.on_corrupt, name="content")
+        return read_frames(self.file, cut_of(self.config), on_corrupt=self.config.video.on_corrupt, name="content")
 
     def resized(self, frame: Frame) -> Frame:
         """The frame at the run's size."""
@@ -138,16 +138,16 @@ def log_treatment(video: VideoRun) -> None:
     """Say in one log line what is unusual about the source and what becomes of its sound; a loss is a warning."""
     source = _sound_of(video)
     plan = plan_sound(source, CODECS[video.config.video.codec].suffix) if source else None
-    words = (*video.clip.treatment, *(plan.words if plan else ()))
+    words = (*video.file.treatment, *(plan.words if plan else ()))
     if words:
         level = logging.WARNING if plan and plan.lossy else logging.INFO
-        _log.log(level, "content: %s", "; ".join((video.clip.summary, *words)))
+        _log.log(level, "content: %s", "; ".join((video.file.summary, *words)))
 
 
-def _sound_of(video: VideoRun) -> Clip | None:
+def _sound_of(video: VideoRun) -> VideoFile | None:
     """The source if its sound goes along, which animations cannot hold."""
-    wanted = video.config.video.sound and video.clip.has_sound and not CODECS[video.config.video.codec].animation
-    return video.clip if wanted else None
+    wanted = video.config.video.sound and video.file.has_sound and not CODECS[video.config.video.codec].animation
+    return video.file if wanted else None
 
 
 def finish_video(video: VideoRun) -> Result:
@@ -172,14 +172,14 @@ def write_videos(video: VideoRun) -> dict[str, Path]:
     Raises:
         InputError: if the source cannot be read to its end, or a file cannot be written.
     """
-    settings, clip, pass_ = video.config.video, video.clip, _finished_pass(video)
+    settings, file, pass_ = video.config.video, video.file, _finished_pass(video)
     if not video.frames.indices(pass_):
         return {}
     phase("writing the video")
     _write_trace(video, pass_)
     codec, sound = CODECS[settings.codec], _sound_of(video)
-    suffix = suffix_with_sound(codec, clip) if sound else codec.suffix
-    products = {"video": (CLIP, _pictures), "side_by_side": (SIDE_BY_SIDE, _pairs)}
+    suffix = suffix_with_sound(codec, file) if sound else codec.suffix
+    products = {"video": (VIDEO, _pictures), "side_by_side": (SIDE_BY_SIDE, _pairs)}
     files = {}
     for product, (name, pictures) in products.items():
         if product in settings.write:
@@ -192,13 +192,13 @@ def _write(
     video: VideoRun,
     path: Path,
     pictures: Callable[[], Iterator[tuple[int, Levels]]],
-    sound: Clip | None,
+    sound: VideoFile | None,
     ending: Ending,
 ) -> None:
     """Write pictures with sound, or if that fails without."""
-    clip, settings = video.clip, video.config.video
-    write = partial(write_clip, path, codec=CODECS[settings.codec], time_base=clip.time_base, end=ending.pts)
-    rate = Fraction(clip.rate / settings.every)
+    file, settings = video.file, video.config.video
+    write = partial(write_video, path, codec=CODECS[settings.codec], time_base=file.time_base, end=ending.pts)
+    rate = Fraction(file.rate / settings.every)
     if sound is not None:
         try:
             write(frames=pictures(), rate=rate, sound_of=sound, sound_to_end=ending.of_source)
@@ -210,12 +210,12 @@ def _write(
 
 
 def _ending(video: VideoRun, pass_: int) -> Ending:
-    clip, index = video.clip, video.frames.indices(pass_)[-1]
+    file, index = video.file, video.frames.indices(pass_)[-1]
     pts = int(video.frames.numbers(pass_, index)["pts"])
     try:
-        return ending_of(clip, pts, video.config.video.every)
+        return ending_of(file, pts, video.config.video.every)
     except OSError:  # the source is gone, which may not cost what is painted
-        return Ending(pts + max(1, round(1 / (clip.rate * clip.time_base))), of_source=False)
+        return Ending(pts + max(1, round(1 / (file.rate * file.time_base))), of_source=False)
 
 
 def _finished_pass(video: VideoRun) -> int:

@@ -28,7 +28,7 @@ def returned(result: Result, names: Sequence[str]) -> float | tuple[float, ...]:
     """What a run with this result tells Hydra's sweepers: a number or, with several names, as many.
 
     Raises:
-        InputError: if the run has no such measure, as a picture has none of a clip's.
+        InputError: if the run has no such measure, as a picture has none of a video's.
     """
     numbers = {**result.measures, **{name: getattr(result, name) for name in _COSTS}}
     missing = [name for name in names if name not in numbers]

@@ -107,7 +107,7 @@ def temporal(image: Image, anchor: Image, mask: Float[Array, "1 height width 1"]
     """Mean square of the differences from what is expected of a frame, where that is known; pixels in [0, 1].
 
     Args:
-        anchor: earlier pictures of the clip, each carried along by optical flow.
+        anchor: earlier pictures of the video, each carried along by optical flow.
         mask: 1 where the anchor holds, 0 where nothing is known (disoccluded, at edges of motion).
 
     References:

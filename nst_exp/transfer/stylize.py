@@ -79,7 +79,7 @@ class BatchEntry:
         style_image: any size; resized along with the scales.
         init_image: any size; None for the schedule's `init`.
         seed: of the noise.
-        anchor: of a frame of a clip, at the finest size, which must then be the only one.
+        anchor: of a frame of a video, at the finest size, which must then be the only one.
     """
 
     weights: LossWeights

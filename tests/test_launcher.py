@@ -22,7 +22,7 @@ SHALLOW = ("content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv
 ADAM = (*SHALLOW, "solver=adam")
 GRID = (*SHALLOW, "content_weight=1,4", "seed=0,1", "init=noise", "steps=12")
 SQLITE = ("tracking=sqlite", "tracking.snapshots=1")
-LANES = "hydra.launcher.max_batch_size=8"
+BATCHED = "hydra.launcher.max_batch_size=8"
 
 
 def sweep(folder: Path, *arguments: str, code: int = 0) -> Outcome:
@@ -43,7 +43,7 @@ def files_of(folder: Path) -> set[str]:
 def test_batched_and_basic_agree(tmp_path: Path) -> None:
     batched, basic = tmp_path / "batched", tmp_path / "basic"
     before = compilations()
-    sweep(batched, *GRID, *SQLITE, LANES, "size=44")
+    sweep(batched, *GRID, *SQLITE, BATCHED, "size=44")
     assert compilations() == before + 1
     sweep(basic, *GRID, *SQLITE, "hydra/launcher=basic", "size=44")
     assert files_of(batched / OUT) == files_of(basic / OUT)
@@ -75,13 +75,13 @@ def tracked(client: MlflowClient) -> list[tuple[str, str, list[str], list[int]]]
     )
 
 
-def test_lanes_are_shared_out_among_devices(tmp_path: Path) -> None:
-    """Three lanes and an idle one on two devices agree with one at a time on one."""
+def test_batches_are_shared_out_among_devices(tmp_path: Path) -> None:
+    """Three batch entries and an idle one on two devices agree with one at a time on one device."""
     settings = (*SHALLOW, "content_weight=1,2,4", "init=noise", "steps=12", "size=44")
     two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     spread, alone = tmp_path / "spread", tmp_path / "alone"
     spread.mkdir()
-    done = run_process("-m", *settings, LANES, folder=spread, environment=two)
+    done = run_process("-m", *settings, BATCHED, folder=spread, environment=two)
     assert done.code == 0, done.stderr
     sweep(alone, *settings)
     for ours, theirs in zip(run_folders(spread / OUT), run_folders(alone / OUT), strict=True):
@@ -92,7 +92,7 @@ def test_lanes_are_shared_out_among_devices(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 def test_a_bad_point_fails_alone_and_what_is_done_is_not_done_again(tmp_path: Path) -> None:
-    grid = ("loss.style_scale=1e20", "style_weight=1e-20,1e30,1e-19", *ADAM, LANES, *SQLITE)
+    grid = ("loss.style_scale=1e20", "style_weight=1e-20,1e30,1e-19", *ADAM, BATCHED, *SQLITE)
     done = sweep(tmp_path, *grid, code=1)
     assert "2 of 3 points done" in done.stdout
     assert "point 1 (style_weight=1e+30) failed: the loss of the initial picture is" in done.stderr
@@ -125,7 +125,7 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest
         return stylize(*others)
 
     monkeypatch.setattr(image, "stylize", recorded)
-    sweep(tmp_path, "seed=0,1,2,3,0", "steps=22", *ADAM, LANES, *SQLITE)
+    sweep(tmp_path, "seed=0,1,2,3,0", "steps=22", *ADAM, BATCHED, *SQLITE)
     assert tried == [[0, 1, 2, 3], [0, 1], [2, 3]]
     points = run_folders(tmp_path / OUT)
     assert [point.result.batch_size for point in points] == [2] * 5
@@ -149,11 +149,11 @@ def limited(entries: Sequence[BatchEntry], on_chunk: Callable[[object], None]) -
 def test_pictures_of_one_size_and_all_paintings_share_a_batch(tmp_path: Path) -> None:
     china, harbour = "pkg://sklearn/datasets/images/china.jpg", "pkg://nst_exp/samples/night_harbour.jpg"
     flower = "pkg://sklearn/datasets/images/flower.jpg"
-    sweep(tmp_path, f"content={china},{flower}", f"style={harbour},{flower}", "style_zoom=1,2", *ADAM, LANES)
+    sweep(tmp_path, f"content={china},{flower}", f"style={harbour},{flower}", "style_zoom=1,2", *ADAM, BATCHED)
     assert [point.result.batch_size for point in run_folders(tmp_path / OUT)] == [8] * 8
 
 
-def test_lanes_are_limited_by_memory_and_by_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_batches_are_limited_by_memory_and_by_the_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("nst_exp.transfer.stylize.free_bytes", lambda: 1000)
     monkeypatch.setattr("nst_exp.transfer.stylize.bytes_per_entry", lambda *arguments: 99)
     sweep(tmp_path, "seed=0,1,2,3,4,5,6", *ADAM, "hydra.launcher.max_batch_size=20", "hydra.launcher.memory_share=0.4")
@@ -161,13 +161,13 @@ def test_lanes_are_limited_by_memory_and_by_the_setting(monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize(
-    ("lanes", "share", "message"),
+    ("batch_size", "share", "message"),
     [
         (0, 0.5, r"hydra.launcher.max_batch_size=0: must be auto or a whole number of at least 1"),
         ("many", 0.5, r"hydra.launcher.max_batch_size=many"),
         ("auto", 1.5, r"hydra.launcher.memory_share=1.5: must be a number above 0, at most 1"),
     ],
 )
-def test_limits_out_of_range_are_refused(lanes: int | str, share: float, message: str) -> None:
+def test_limits_out_of_range_are_refused(batch_size: int | str, share: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Limits.checked(lanes, share)
+        Limits.checked(batch_size, share)

@@ -1,4 +1,4 @@
-"""Clips through the real command: whole, in order, in every mode, tracked, and surviving what stops them."""
+"""Videos through the real command: whole, in order, in every mode, tracked, and resumed after interruptions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ QUICK = ("steps=3", "video.steps=2", "video.window=1")
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six frames at 30000/1001 with sound."""
-    return videos.write(tmp_path_factory.mktemp("clip") / "clip.mp4", frames=6, sound="aac")
+    return videos.write(tmp_path_factory.mktemp("video") / "video.mp4", frames=6, sound="aac")
 
 
-def painted(*arguments: str, clip: Path, folder: Path) -> Outcome:
-    return run_in_process(*arguments, f"content={clip}", *QUICK, folder=folder)
+def painted(*arguments: str, video: Path, folder: Path) -> Outcome:
+    return run_in_process(*arguments, f"content={video}", *QUICK, folder=folder)
 
 
 def result_of(folder: Path, out: str = OUT) -> dict[str, Any]:
@@ -43,13 +43,13 @@ def frames_of(folder: Path, pass_: int = 1) -> dict[str, np.ndarray]:
     return {path.name: np.asarray(Image.open(path)) for path in paths}
 
 
-def test_a_clip_goes_in_and_a_clip_comes_out(clip: Path, tmp_path: Path) -> None:
+def test_a_video_goes_in_and_a_video_comes_out(video: Path, tmp_path: Path) -> None:
     settings = ("video.write=[video,frames,side_by_side]", "tracking=sqlite", "tracking.snapshots=2")
-    outcome = painted(*settings, clip=clip, folder=tmp_path)
+    outcome = painted(*settings, video=video, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     out, result = tmp_path / OUT, result_of(tmp_path)
-    assert videos.stamps_of(out / "pastiche.mp4") == videos.stamps_of(clip)
-    assert videos.sound_of(out / "pastiche.mp4") == videos.sound_of(clip)
+    assert videos.stamps_of(out / "pastiche.mp4") == videos.stamps_of(video)
+    assert videos.sound_of(out / "pastiche.mp4") == videos.sound_of(video)
     assert videos.levels_of(out / "pastiche.mp4")[0].shape == (22, 32, 3)  # 48x32 at size=32, made even
     assert videos.levels_of(out / "side_by_side.mp4")[0].shape == (22, 64, 3)
     frames = frames_of(out)
@@ -63,7 +63,7 @@ def test_a_clip_goes_in_and_a_clip_comes_out(clip: Path, tmp_path: Path) -> None
 
 
 def assert_tracked(store: Path) -> None:
-    """MLflow has the one clip's numbers over its frames, sample frames, and files."""
+    """MLflow has the numbers of each frame, sample frames, and files."""
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
     (run,) = runs_of(client)
     assert run.info.status == "FINISHED"
@@ -76,9 +76,9 @@ def assert_tracked(store: Path) -> None:
     assert {int(step) for picture in pictures for step in re.findall(r"\+step\+(\d+)\+", picture)} >= {0, 2, 4}
 
 
-def test_modes_begin_alike_and_differ(clip: Path, tmp_path: Path) -> None:
+def test_modes_begin_alike_and_differ(video: Path, tmp_path: Path) -> None:
     outcome = painted(
-        "-m", "video=independent,warm_start,flow", "video.write=[video,frames]", clip=clip, folder=tmp_path
+        "-m", "video=independent,warm_start,flow", "video.write=[video,frames]", video=video, folder=tmp_path
     )
     assert outcome.code == 0, outcome.stderr
     independent, warm, flow = (frames_of(tmp_path / OUT / str(number)) for number in range(3))
@@ -93,44 +93,44 @@ def test_modes_begin_alike_and_differ(clip: Path, tmp_path: Path) -> None:
     assert max(evaluations[1:]) < evaluations[0]
 
 
-def test_an_independent_frame_is_the_picture_of_it(clip: Path, tmp_path: Path) -> None:
-    levels = videos.levels_of(clip)[4]
+def test_an_independent_frame_is_the_picture_of_it(video: Path, tmp_path: Path) -> None:
+    levels = videos.levels_of(video)[4]
     Image.fromarray(levels).resize((32, 22), Image.Resampling.LANCZOS, reducing_gap=3).save(tmp_path / "frame.png")
     arguments = ("video=independent", "video.start=4", "video.write=[video,frames]")
-    assert painted(*arguments, clip=clip, folder=tmp_path).code == 0
+    assert painted(*arguments, video=video, folder=tmp_path).code == 0
     assert run_in_process("content=frame.png", "steps=3", "hydra.run.dir=picture", folder=tmp_path).code == 0
     picture = np.asarray(Image.open(tmp_path / "picture" / "pastiche.png"))
     np.testing.assert_array_equal(frames_of(tmp_path / OUT)["000004.png"], picture)
 
 
-def test_independent_frames_side_by_side(clip: Path, tmp_path: Path) -> None:
-    """Three lanes, and of five frames two left over, agree with one at a time."""
+def test_independent_frames_side_by_side(video: Path, tmp_path: Path) -> None:
+    """A batch of three frames and one of the two that are left agree with one frame at a time."""
     frames = {}
-    for lanes in (1, 3):
-        settings = ("video=independent", "video.end=5", f"video.max_batch_size={lanes}", "video.write=[video,frames]")
-        outcome = painted(*settings, "registry=null", f"hydra.run.dir=lanes{lanes}", clip=clip, folder=tmp_path)
+    for size in (1, 3):
+        settings = ("video=independent", "video.end=5", f"video.max_batch_size={size}", "video.write=[video,frames]")
+        outcome = painted(*settings, "registry=null", f"hydra.run.dir=of_{size}", video=video, folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
-        frames[lanes] = frames_of(tmp_path / f"lanes{lanes}")
+        frames[size] = frames_of(tmp_path / f"of_{size}")
     for one, other in zip(frames[1].values(), frames[3].values(), strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
 
 
-def test_a_part_of_a_clip(clip: Path, tmp_path: Path) -> None:
-    outcome = painted("video.start=1", "video.end=6", "video.every=2", clip=clip, folder=tmp_path)
+def test_a_part_of_a_video(video: Path, tmp_path: Path) -> None:
+    outcome = painted("video.start=1", "video.end=6", "video.every=2", video=video, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
-    stamps, source = videos.stamps_of(tmp_path / OUT / "pastiche.mp4"), videos.stamps_of(clip)
+    stamps, source = videos.stamps_of(tmp_path / OUT / "pastiche.mp4"), videos.stamps_of(video)
     assert [stamp - stamps[0] for stamp in stamps] == [stamp - source[1] for stamp in source[1::2]]
     assert result_of(tmp_path)["frames"] == 3
-    assert not (tmp_path / OUT / "frames").exists()  # the clip is what was asked for
+    assert not (tmp_path / OUT / "frames").exists()  # only the video was asked for
 
 
-def test_passes_back_and_forth(clip: Path, tmp_path: Path) -> None:
-    outcome = painted("video.passes=2", "video.write=[video,frames]", clip=clip, folder=tmp_path)
+def test_passes_back_and_forth(video: Path, tmp_path: Path) -> None:
+    outcome = painted("video.passes=2", "video.write=[video,frames]", video=video, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     first, second = (frames_of(tmp_path / OUT, pass_) for pass_ in (1, 2))
     assert list(first) == list(second)
     assert not np.array_equal(first["000000.png"], second["000000.png"])
-    assert videos.stamps_of(tmp_path / OUT / "pastiche.mp4") == videos.stamps_of(clip)
+    assert videos.stamps_of(tmp_path / OUT / "pastiche.mp4") == videos.stamps_of(video)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp"])
@@ -138,7 +138,7 @@ def test_animations_in_and_out(suffix: str, tmp_path: Path) -> None:
     pictures = [Image.fromarray(videos.scene(index)) for index in range(3)]
     source = tmp_path / f"a.{suffix}"
     pictures[0].save(source, save_all=True, append_images=pictures[1:], duration=[50, 70, 90], loop=0)
-    outcome = painted(f"video.codec={suffix}", clip=source, folder=tmp_path)
+    outcome = painted(f"video.codec={suffix}", video=source, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     with Image.open(tmp_path / OUT / f"pastiche.{suffix}") as made:
         durations = []
@@ -149,13 +149,13 @@ def test_animations_in_and_out(suffix: str, tmp_path: Path) -> None:
     assert durations[:2] == [50, 70]
 
 
-# --- a sweep's films side by side --------------------------------------------------------------------------------
+# --- the videos of a sweep in a batch ----------------------------------------------------------------------------
 
-LANES = "hydra.launcher.max_batch_size=8"
+BATCHED = "hydra.launcher.max_batch_size=8"
 KEPT = ("video.write=[video,frames]", "content_layer=block2_conv1", "style_layers=[block1_conv1,block2_conv1]")
 
 
-def test_frames_of_another_size_are_not_taken_over(clip: Path, tmp_path: Path) -> None:
+def test_frames_of_another_size_are_not_taken_over(video: Path, tmp_path: Path) -> None:
     """A key must hold all that determines what is kept under it: the codec decides whether sides must be even."""
     for codec, out, size in (("gif", "odd", (33, 22)), ("h264", "even", (32, 22))):
         settings = (
@@ -165,7 +165,7 @@ def test_frames_of_another_size_are_not_taken_over(clip: Path, tmp_path: Path) -
             "video.write=[video,frames]",
             f"hydra.run.dir={out}",
         )
-        outcome = painted(*settings, clip=clip, folder=tmp_path)
+        outcome = painted(*settings, video=video, folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
         found = {frame.shape[1::-1] for frame in frames_of(tmp_path / out).values()}
         assert found == {size}
@@ -174,22 +174,22 @@ def test_frames_of_another_size_are_not_taken_over(clip: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     "mode", ["video=flow video.passes=2", "video=warm_start", "video=independent video.max_batch_size=2"]
 )
-def test_films_in_lanes_agree_with_one_at_a_time(mode: str, clip: Path, tmp_path: Path) -> None:
+def test_videos_in_a_batch_agree_with_one_at_a_time(mode: str, video: Path, tmp_path: Path) -> None:
     grid = ("-m", "content_weight=1,4", *mode.split(), "video.end=4", "registry=null", *KEPT)
-    for lanes in (8, 1):
-        settings = (f"hydra.launcher.max_batch_size={lanes}", f"hydra.sweep.dir=lanes{lanes}", "tracking=sqlite")
-        outcome = painted(*grid, *settings, clip=clip, folder=tmp_path)
+    for size in (8, 1):
+        settings = (f"hydra.launcher.max_batch_size={size}", f"hydra.sweep.dir=of_{size}", "tracking=sqlite")
+        outcome = painted(*grid, *settings, video=video, folder=tmp_path)
         assert outcome.code == 0, outcome.stderr
     passes = 1 + ("passes" in mode)
     at_once = 2 if mode.endswith("size=2") else 1
     for number in ("0", "1"):
-        ours, theirs = (tmp_path / f"lanes{lanes}" / number for lanes in (8, 1))
+        ours, theirs = (tmp_path / f"of_{size}" / number for size in (8, 1))
         results = [result_of(folder.parent, folder.name) for folder in (ours, theirs)]
         assert [result["batch_size"] for result in results] == [2 * at_once, at_once]
         assert results[0]["evaluations"] == results[1]["evaluations"]
         assert results[0]["identity"] == results[1]["identity"]
         assert_pictures_agree(frames_of(ours, passes), frames_of(theirs, passes))
-        assert videos.stamps_of(ours / "pastiche.mp4") == videos.stamps_of(clip)[:4]
+        assert videos.stamps_of(ours / "pastiche.mp4") == videos.stamps_of(video)[:4]
         made = [line.split()[-1] for line in (ours / "run.log").read_text().splitlines() if " video: " in line]
         assert made == [str(ours / "pastiche.mp4")]
     assert losses_in(tmp_path / "outputs") == [[0, 1, 2, 3]] * 4
@@ -203,31 +203,31 @@ def assert_pictures_agree(ours: dict[str, np.ndarray], theirs: dict[str, np.ndar
 
 
 def losses_in(store: Path) -> list[list[int]]:
-    """The frames of which each of MLflow's clips has a loss; they are logged in the order of the last pass."""
+    """The frames for which each run in MLflow has a loss; they are logged in the order of the last pass."""
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
     runs = runs_of(client)
     histories = [client.get_metric_history(run.info.run_id, "loss/total") for run in runs]
     return [sorted(metric.step for metric in history) for history in histories if history]
 
 
-def test_films_in_lanes_take_over_what_one_of_them_has(clip: Path, tmp_path: Path) -> None:
-    assert painted("content_weight=1", "video.end=3", *KEPT, clip=clip, folder=tmp_path).code == 0
+def test_videos_in_a_batch_take_over_what_one_of_them_has(video: Path, tmp_path: Path) -> None:
+    assert painted("content_weight=1", "video.end=3", *KEPT, video=video, folder=tmp_path).code == 0
     before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / OUT / "frames/pass1").glob("*.png")}
-    grid = ("-m", "content_weight=1,4", LANES, "hydra.sweep.dir=sweep", *KEPT)
-    outcome = painted(*grid, clip=clip, folder=tmp_path)
+    grid = ("-m", "content_weight=1,4", BATCHED, "hydra.sweep.dir=sweep", *KEPT)
+    outcome = painted(*grid, video=video, folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
-    films = [tmp_path / "sweep" / number for number in ("0", "1")]
-    after = {path.name: path.stat().st_mtime_ns for path in (films[0] / "frames/pass1").glob("*.png")}
+    runs = [tmp_path / "sweep" / number for number in ("0", "1")]
+    after = {path.name: path.stat().st_mtime_ns for path in (runs[0] / "frames/pass1").glob("*.png")}
     assert len(before) == 3
     assert before.items() <= after.items()
-    assert [len(frames_of(film)) for film in films] == [6, 6]
-    assert [result_of(film.parent, film.name)["batch_size"] for film in films] == [2, 2]
+    assert [len(frames_of(run)) for run in runs] == [6, 6]
+    assert [result_of(run.parent, run.name)["batch_size"] for run in runs] == [2, 2]
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
-def test_a_film_that_fails_leaves_the_others_alone(clip: Path, tmp_path: Path) -> None:
-    grid = ("-m", "loss.style_scale=1e20", "style_weight=1e-20,1e30,1e-19", "solver=adam", LANES, *KEPT)
-    outcome = painted(*grid, clip=clip, folder=tmp_path)
+def test_a_video_that_fails_leaves_the_others_alone(video: Path, tmp_path: Path) -> None:
+    grid = ("-m", "loss.style_scale=1e20", "style_weight=1e-20,1e30,1e-19", "solver=adam", BATCHED, *KEPT)
+    outcome = painted(*grid, video=video, folder=tmp_path)
     assert outcome.code == 1
     assert "2 of 3 points done" in outcome.stdout
     assert "point 1 (style_weight=1e+30) failed: the loss of the initial picture is" in outcome.stderr
@@ -235,12 +235,12 @@ def test_a_film_that_fails_leaves_the_others_alone(clip: Path, tmp_path: Path) -
     assert not list((tmp_path / OUT / "1").rglob("*.mp4"))
 
 
-# --- what stops a clip ------------------------------------------------------------------------------------------
+# --- interruptions of a video ------------------------------------------------------------------------------------
 
 
-def test_killed_at_any_frame_it_goes_on_to_the_same_clip(clip: Path, tmp_path: Path) -> None:
+def test_killed_at_any_frame_it_resumes_to_the_same_video(video: Path, tmp_path: Path) -> None:
     """SIGKILL after the first and after the fourth frame, each time the same command again; no frame is done twice."""
-    arguments = [f"content={clip}", *QUICK, "video.write=[video,frames]"]
+    arguments = [f"content={video}", *QUICK, "video.write=[video,frames]"]
     command = [sys.executable, "-m", "nst_exp.run", *arguments_of(*arguments)]
     seen: set[tuple[str, float]] = set()
     for count in (1, 4):
@@ -267,13 +267,13 @@ def test_killed_at_any_frame_it_goes_on_to_the_same_clip(clip: Path, tmp_path: P
     assert hashes[0] == hashes[1]
 
 
-def test_a_torn_frame_leaves_a_playable_clip_and_can_be_skipped(tmp_path: Path) -> None:
+def test_a_torn_frame_leaves_a_playable_video_and_can_be_skipped(tmp_path: Path) -> None:
     data = bytearray(videos.write(tmp_path / "a.avi", frames=6, codec="mjpeg", pixels="yuvj420p").read_bytes())
     starts = [at for at in range(len(data)) if data[at : at + 3] == b"\xff\xd8\xff"]
     data[starts[3] : starts[4] - 8] = bytes(starts[4] - 8 - starts[3])
     torn = tmp_path / "torn.avi"
     torn.write_bytes(data)
-    outcome = painted(clip=torn, folder=tmp_path)
+    outcome = painted(video=torn, folder=tmp_path)
     assert outcome.code == 1
     (line,) = outcome.stderr.splitlines()
     assert line.startswith(f"nst_exp: content='{torn}': frame 3 cannot be decoded")
@@ -282,18 +282,18 @@ def test_a_torn_frame_leaves_a_playable_clip_and_can_be_skipped(tmp_path: Path) 
     assert not (tmp_path / OUT / "result.json").exists()
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / OUT / "frames/pass1").glob("*.png")}
     shutil.move(tmp_path / OUT, tmp_path / "before")
-    again = painted("video.on_corrupt=skip", "video.write=[video,frames]", clip=torn, folder=tmp_path)
+    again = painted("video.on_corrupt=skip", "video.write=[video,frames]", video=torn, folder=tmp_path)
     assert again.code == 0, again.stderr
     assert len(videos.levels_of(tmp_path / OUT / "pastiche.mp4")) == result_of(tmp_path)["frames"] == 5
     assert len(kept) == 3
 
 
-def test_what_cannot_be_written_costs_nothing_that_is_done(clip: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_written_costs_nothing_that_is_done(video: Path, tmp_path: Path) -> None:
     """Two frames are there, and where the third should go is a folder."""
-    assert painted("video.end=2", "video.write=[video,frames]", clip=clip, folder=tmp_path).code == 0
+    assert painted("video.end=2", "video.write=[video,frames]", video=video, folder=tmp_path).code == 0
     (tmp_path / OUT / "frames" / "pass1" / "000002.png").mkdir()
     (tmp_path / OUT / "result.json").unlink()  # a finished run would be left alone
-    outcome = painted("video.write=[video,frames]", clip=clip, folder=tmp_path)
+    outcome = painted("video.write=[video,frames]", video=video, folder=tmp_path)
     assert outcome.code == 1
     (line,) = outcome.stderr.splitlines()
     assert line.endswith("000002.png' cannot be written: Is a directory")
@@ -303,7 +303,7 @@ def test_what_cannot_be_written_costs_nothing_that_is_done(clip: Path, tmp_path:
 
 
 REFUSED = {
-    "video.start=6": "video.start=6: content='{clip}' has no frame there",
+    "video.start=6": "video.start=6: content='{video}' has no frame there",
     "video.end=0": "video.end=0: must be above video.start=0",
     "video.every=0": "video.every=0: must be at least 1",
     "video.codec=foo": "video.codec=foo: choose one of h264, h265, vp9, av1, ffv1, gif, webp",
@@ -322,11 +322,11 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("arguments", REFUSED)
-def test_refused(arguments: str, clip: Path, tmp_path: Path) -> None:
-    outcome = run_in_process(f"content={clip}", *arguments.split(), folder=tmp_path)
+def test_refused(arguments: str, video: Path, tmp_path: Path) -> None:
+    outcome = run_in_process(f"content={video}", *arguments.split(), folder=tmp_path)
     assert outcome.code == 1
     (line,) = outcome.stderr.splitlines()
-    assert REFUSED[arguments].format(clip=clip) in line
+    assert REFUSED[arguments].format(video=video) in line
     assert not list(tmp_path.rglob("*.mp4"))
 
 

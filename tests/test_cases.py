@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,15 @@ from typing import Any
 
 import pytest
 import test_report as sweeps
+from matplotlib.colors import to_rgb
+from skimage.color import deltaE_ciede2000, rgb2lab
 
 from nst_exp.records.folder import Record, RunFolder
 from nst_exp.report import Sweep, points, read_sweep, write_report
 from nst_exp.report.cases import cases_of
-from nst_exp.report.sheet import _winners
+from nst_exp.report.fonts import Letters
+from nst_exp.report.plots import pareto_plot
+from nst_exp.report.sheet import BEST, _winners
 
 
 def add(folder: Path, number: int, score: float, settings: Mapping[str, Any], tags: Mapping[str, str] = {}) -> None:
@@ -137,6 +142,40 @@ def test_a_mark_on_every_run_is_left_out_and_that_is_said(tmp_path: Path) -> Non
     write_report(tmp_path)
     assert not any(run["front"] for run in sweeps.data_of(sweeps.page_of(tmp_path))["runs"])
     assert "Every run is on the Pareto front" in sweeps.page_of(tmp_path)
+
+
+@pytest.mark.parametrize("cases", [1, 3])
+def test_the_legend_of_the_sheet_says_everything_once(
+    cases: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kinds of fault: words that are repeated, and words that are cut off at the sheet's edge."""
+    written: list[str] = []
+    write = Letters.write
+
+    def noted(letters: Letters, draw: Any, at: tuple[float, float], text: str, colour: str) -> None:
+        written.append(text)
+        assert at[0] + letters.getlength(text) <= draw.im.size[0], text
+        write(letters, draw, at, text, colour)
+
+    monkeypatch.setattr(Letters, "write", noted)
+    runs = [(1.0 + index, {"content": f"{index % cases}.png", "style_weight": index}) for index in range(6)]
+    made(tmp_path, runs)
+    write_report(tmp_path)
+    legend = " ".join(written[written.index("best by score" + (" of its case" if cases > 1 else "")) :])
+    assert legend.count("best") == 1
+    assert legend.count("Every run is on the Pareto front, so none is marked.") == 1
+    assert legend.count("lower is better") == 3  # score and goals
+
+
+@pytest.mark.parametrize("count", range(2, 11))
+def test_colours_of_cases_are_told_apart_and_none_is_that_of_the_best(count: int, tmp_path: Path) -> None:
+    sweep = made(tmp_path, [(2.0 + index, {"content": f"{index}.png"}) for index in range(count)])
+    lines = pareto_plot(sweep).axes[0].lines
+    edges = [line.get_markeredgecolor() for line in lines if str(line.get_gid()).startswith("point-")]
+    assert len(edges) == count
+    colours = rgb2lab([to_rgb(colour) for colour in (BEST, *edges)])
+    distances = [deltaE_ciede2000(a, b) for a, b in itertools.combinations(colours, 2)]
+    assert min(distances) > 15
 
 
 def test_a_report_ranks_its_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -315,6 +315,27 @@ def test_photograph_and_painting_the_same(tiny: Evaluator) -> None:
     assert all(np.isfinite(value) for value in measures(tiny, seen, waves(1)).values())
 
 
+def test_style_is_the_distance_itself_where_the_photograph_has_none(tiny: Evaluator) -> None:
+    """Kind: a ratio whose denominator vanishes: its limit must neither explode nor hide which picture is nearer."""
+    image, other = waves(0), waves(1)
+    seen = references(tiny, image, image)
+    near, far = (measures(tiny, seen, (1 - share) * image + share * other) for share in (0.2, 1.0))
+    maps = [features_for_style(tiny, picture) for picture in (other, image)]
+    errors = [gram_error(*layer) for layer in zip(*maps, strict=True)]
+    assert far["style_gram"] == pytest.approx(np.mean(errors), rel=1e-4)
+    for name in ("score", "style_distance", "style_gram", "style_moments", "style_swd"):
+        assert 0 < near[name] < far[name] < 100, name
+    assert measures(tiny, seen, image)["score"] == 1
+
+
+def test_a_photograph_however_near_to_the_painting_is_at_one(tiny: Evaluator) -> None:
+    image, other = waves(0), waves(1)
+    photograph = 0.97 * image + 0.03 * other
+    found = measures(tiny, references(tiny, photograph, image), photograph)
+    style = {name: value for name, value in found.items() if name.startswith("style")}
+    assert style == pytest.approx(dict.fromkeys(style, 1.0), rel=1e-3)
+
+
 def test_summaries(tiny: Evaluator) -> None:
     found = measures(tiny, references(tiny, waves(0), waves(1)), waves(2))
     parts = [found[name] for name in ("style_gram", "style_moments", "style_swd")]

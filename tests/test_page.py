@@ -204,6 +204,7 @@ def test_the_keyboard_steps_through_what_is_shown(page: Page) -> None:
         page.keyboard.press(key)
         expect(title).to_contain_text(f"Run {number}")
     run = page.locator("#full").get_attribute("src")
+    expect(page.locator("#peek")).to_have_text("Photograph")
     page.keyboard.press("Space")
     expect(page.locator("#full")).to_have_attribute("alt", "The photograph")
     assert page.locator("#full").get_attribute("src") != run

@@ -101,6 +101,20 @@ def test_videos_play_and_what_does_not_is_explained(page: Page) -> None:
     page.keyboard.press("Escape")
 
 
+def test_a_video_is_called_a_video_everywhere(page: Page) -> None:
+    open_run(page, 0)
+    peek = page.locator("#peek")
+    expect(peek).to_have_text("Video")
+    expect(peek).to_have_attribute("title", "Show the first frame of the video instead (space)")
+    peek.click()
+    expect(page.locator("#full")).to_have_attribute("alt", "The video")
+    page.keyboard.press("x")
+    page.keyboard.press("Escape")
+    expect(page.locator("#compare")).to_have_text("Compare with video")
+    assert "hotograph" not in "".join(page.locator("body > :not(script, main)").all_inner_texts())
+    page.click("#clear")
+
+
 def test_links_lead_to_files(page: Page, folder: Path) -> None:
     open_run(page, 4)
     address = str(page.locator(".no-video a").evaluate("link => link.href"))

@@ -386,6 +386,56 @@ def test_the_same_sweep_gives_the_same_plots(tmp_path: Path) -> None:
         assert f'id="pareto-point-{number}"' in plots[0]
 
 
+@pytest.mark.parametrize("gap", [0.0, 0.001, 0.01])
+@pytest.mark.parametrize("count", [2, 12, 60])
+def test_no_number_in_the_plot_hides_another(count: int, gap: float, tmp_path: Path) -> None:
+    """The kind of fault: a choice among runs that are alike, whose discs lie on each other."""
+    folder = make_grid(tmp_path, 0, seed=())
+    corners = [(0.1, 0.9), (0.9, 0.1)]
+    for number, (lpips, style) in enumerate([*corners, *((0.5 + gap * i, 0.5 - gap * i) for i in range(count))]):
+        add_run(folder, number, [f"seed={number}"], measures={"lpips": lpips, "style_distance": style})
+    figure = pareto_plot(read_sweep(folder))
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    discs = {str(disc.get_gid()): disc.get_window_extent() for disc in axes.lines if disc.get_gid()}
+    assert discs.keys() == {f"point-{number}" for number in range(count + 2)}
+    numbers = {f"point-{text.get_text()}": text.get_window_extent() for text in axes.texts if text.get_text()}
+    for (one, disc), (other, label) in itertools.product(discs.items(), numbers.items()):
+        middle = np.array([(disc.x0 + disc.x1) / 2, (disc.y0 + disc.y1) / 2])
+        nearest = np.clip(middle, label.min, label.max)
+        apart = np.hypot(*(nearest - middle))
+        assert (apart < 1) if one == other else (apart > disc.width / 2 - 1), (one, other)
+    page = figure.bbox
+    assert all(disc.x0 >= 0 and disc.y0 >= 0 and disc.x1 <= page.x1 and disc.y1 <= page.y1 for disc in discs.values())
+
+
+def test_a_number_that_is_alone_stands_on_its_point(tmp_path: Path) -> None:
+    sweep = read_sweep(make_grid(tmp_path, content_weight=(1, 4), style_weight=(0.03, 0.1)))
+    figure = pareto_plot(sweep)
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    for point in sweep.points:
+        place = axes.transData.transform([point.numbers[name] for name in sweep.goals])
+        (disc,) = (line for line in axes.lines if line.get_gid() == f"point-{point.number}")
+        box = disc.get_window_extent()
+        assert np.add(box.min, box.max) / 2 == pytest.approx(place, abs=0.1)
+
+
+def test_a_low_picture_stands_in_the_middle_of_a_tall_cell(tmp_path: Path) -> None:
+    folder = make_grid(tmp_path, 0, seed=())
+    for number, (size, colour) in enumerate((((40, 64), "#ff0000"), ((64, 40), "#0000ff"))):
+        run = add_run(folder, number, [f"seed={number}"])
+        Image.new("RGB", size, colour).save(run.path / "pastiche.png")
+    write_report(folder)
+    with Image.open(folder / "contact_sheet.png") as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).astype(int)
+    tall, low = (
+        np.flatnonzero((pixels == colour).all(axis=2).sum(axis=1) > 200) for colour in ([255, 0, 0], [0, 0, 255])
+    )
+    assert len(low) < 0.5 * len(tall)
+    assert (low[0] + low[-1]) / 2 == pytest.approx((tall[0] + tall[-1]) / 2, abs=1)
+
+
 # --- a choice of runs
 
 

@@ -102,6 +102,22 @@ def test_a_cut_file_is_reported_at_once(file: str, codec: str, pixels: str, tmp_
     assert len(read(path, Cut(end=2))) == 2
 
 
+def test_a_cut_file_will_do_up_to_the_cut(tmp_path: Path) -> None:
+    """As docs/videos.md says: all frames before the cut can be asked for, and none behind it."""
+    path = tmp_path / "a.mp4"
+    with av.open(str(path), "w", options={"movflags": "+faststart"}) as output:
+        output.mux(coded(added(output, "libx264", "yuv420p", {"g": "1", "b": "4M"}), 25))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    with pytest.raises(InputError) as refused:
+        read(path)
+    found = re.search(r"ends after (\d+) frames", str(refused.value))
+    assert found
+    before_the_cut = int(found[1])
+    assert len(read(path, Cut(end=before_the_cut))) == before_the_cut
+    with pytest.raises(InputError, match="it was cut short"):
+        read(path, Cut(end=before_the_cut + 1))
+
+
 def test_sound_may_be_longer_than_the_picture(tmp_path: Path) -> None:
     """The length of a file is that of its longest stream. Pictures that end earlier do not mean that it was cut."""
     path = tmp_path / "a.wmv"

@@ -49,7 +49,7 @@ class Pair:
 
 
 def measure(name: str, pair: Pair, content_image: Image, pastiche: Image, cache: Path) -> dict[str, float]:
-    """All of `ranking.MEASURES` of `pastiche`.
+    """All of `catalogue.MEASURES` of `pastiche`.
 
     Args:
         name: `vgg16`, or `tiny`, whose numbers mean nothing, for tests and dry runs.

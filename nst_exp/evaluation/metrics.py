@@ -2,8 +2,10 @@
 
 One evaluator looks at every picture: a network with params of its own, layers, a size and a size of the painting
 that are fixed here, whatever the run optimised. It sees the picture as it is written to its file, clipped
-and rounded to 8 bits, and brought to the size at which it saw the photograph. `ranking.MEASURES` documents
-each measure; a measure of style is a fraction of the photograph's own distance to the painting.
+and rounded to 8 bits, and brought to the size at which it saw the photograph. `catalogue.MEASURES` documents
+each measure; a measure of style is a fraction of the photograph's own distance to the painting. If the evaluator sees
+no distance between these two, the measure is the picture's distance itself, which is a fraction of that of features of
+zero.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ LAYERS = (CONTENT_LAYER, *STYLE_LAYERS, *LPIPS_LAYERS)
 
 _DIRECTIONS = 32  # of each sliced distance
 _LEVELS = 256  # quantiles that stand for a distribution on a line
-_LEAST = 1e-6  # least denominator; distances below are rounding
+_LEAST = 1e-6  # least denominator; distances below it are rounding
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Wang et al.'s own program
 _SSIM_WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
@@ -118,7 +120,7 @@ def describe_painting(evaluator: Evaluator, style_image: StyleImage) -> Descript
 
 
 def measures(evaluator: Evaluator, references: References, pastiche: Image) -> dict[str, float]:
-    """All of `ranking.MEASURES` but the noise, which is measured at the size of the run.
+    """All of `catalogue.MEASURES` but the noise, which is measured at the size of the run.
 
     Args:
         pastiche: as written to its file, of any size.
@@ -127,7 +129,7 @@ def measures(evaluator: Evaluator, references: References, pastiche: Image) -> d
     description = _describe(evaluator, _resized(pastiche, photograph.luma.shape))
     lpips, content_distance = _content_distances(evaluator.lpips_weights, description.maps, photograph.maps)
     style = {
-        name: distance / max(references.style_distances[name], _LEAST)
+        name: distance / _scale(references.style_distances[name])
         for name, distance in _style_distances(description, painting).items()
     }
     style_distance = sum(style.values()) / len(style)
@@ -143,7 +145,7 @@ def measures(evaluator: Evaluator, references: References, pastiche: Image) -> d
 
 
 def noise(pastiche: Image, content_image: AnyImage, style_image: AnyImage) -> float:
-    """`ranking.MEASURES["noise"]`. All three at the sizes of the run: a picture is the smoother the larger it is."""
+    """`catalogue.MEASURES["noise"]`. All three at the sizes of the run: a picture is the smoother the larger it is."""
     inputs = max(float(total_variation(image)) for image in (content_image, style_image))
     return float(total_variation(pastiche)) / max(inputs, _LEAST)
 
@@ -258,6 +260,11 @@ def _perceptual(feature_map: FeatureMap, target: FeatureMap, weights: Learnt) ->
 def _unit(feature_map: FeatureMap) -> FeatureMap:
     length = jnp.sqrt(jnp.sum(jnp.square(feature_map), axis=-1, keepdims=True))
     return feature_map / (length + 1e-10)  # as the original's
+
+
+def _scale(distance: float) -> float:
+    """What distances to the painting are divided by: the photograph's, or that of features of zero if it has none."""
+    return distance if distance >= _LEAST else 1.0
 
 
 def _style_distances(description: Description, painting: Description) -> dict[str, float]:

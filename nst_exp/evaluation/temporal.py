@@ -1,7 +1,8 @@
 """Measures of a clip over time, beside those of its single pictures: does it flicker, does it drift?
 
 Frame by frame, so that a clip of any length takes no memory. Everything is seen at the size of the run, as levels in
-files; each measure of the pastiche comes with the source's own, the floor under it. `ranking.MEASURES` documents them.
+files; each measure of the pastiche comes with the source's own, the floor under it. `catalogue.CLIP_MEASURES` documents
+them.
 """
 
 from __future__ import annotations

@@ -386,7 +386,8 @@ function fillTray() {
     const image = lazily(`run-${number}`, `Run ${number}`);
     return make("button", { type: "button", title: `Run ${number}: do not choose it`, onclick: () => choose(number) }, image);
   }));
-  at("compare").textContent = state.chosen.size === 1 ? "Compare with photograph" : state.chosen.size === 2 ? "Compare" : `Two can be compared: ${state.chosen.size} are chosen`;
+  const [first] = state.chosen;
+  at("compare").textContent = state.chosen.size === 1 ? `Compare with ${kindOf(contentOf(runs.get(first))).toLowerCase()}` : state.chosen.size === 2 ? "Compare" : `Two can be compared: ${state.chosen.size} are chosen`;
   at("compare").disabled = state.chosen.size > 2;
   pressed(at("only"), state.chosenOnly);
 }
@@ -401,7 +402,10 @@ function openRun(number) {
   at("viewer-title").replaceChildren(`Run ${number} `, ...marksOf(run));
   at("trouble").textContent = run.size ? "" : run.status === "done" ? "Its picture was not found." : [run.status, run.error].filter(Boolean).join(": ");
   at("trouble").hidden = Boolean(run.size);
-  at("peek").disabled = run.content === null || !data.inputs[run.content].there;
+  const content = contentOf(run);
+  at("peek").disabled = !content?.there;
+  at("peek").textContent = kindOf(content);
+  at("peek").title = `Show ${content?.isVideo ? "the first frame of the video" : "the photograph"} instead (space)`;
   at("choose").disabled = !run.size;
   pressed(at("choose"), state.chosen.has(number));
   showFull();
@@ -430,7 +434,7 @@ function playerOf(run) {
 function showFull() {
   const run = runs.get(state.open);
   pressed(at("peek"), state.peeking);
-  at("full").alt = state.peeking ? "The photograph" : `Run ${run.number}: ${settingsOf(run)}`;
+  at("full").alt = state.peeking ? `The ${kindOf(contentOf(run)).toLowerCase()}` : `Run ${run.number}: ${settingsOf(run)}`;
   show(at("full"), state.peeking ? `input-${run.content}` : `run-${run.number}`);
 }
 
@@ -498,7 +502,9 @@ function openComparison(a, b) {
   at("slide").focus();
 }
 
-const captionOf = (input) => `${input.isVideo ? "Video" : input.name === "content" ? "Photograph" : "Painting"}: ${input.label}`;
+const contentOf = (run) => (run.content === null ? null : data.inputs[run.content]);
+const kindOf = (input) => (input?.isVideo ? "Video" : input?.name === "style" ? "Painting" : "Photograph");
+const captionOf = (input) => `${kindOf(input)}: ${input.label}`;
 const runOf = (side) => (side.startsWith("run-") ? runs.get(Number(side.slice(4))) : null);
 
 function showSides() {

@@ -14,9 +14,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
 from nst_exp.records.folder import Value
 from nst_exp.report.axes import Axis, Layout
@@ -30,11 +32,17 @@ Column = npt.NDArray[Any]
 _SIZE = (7.2, 5.2)  # inches
 _DPI = 150
 _MOST_COLOURS = 10
+_DISC, _SMALL_DISC = 17, 13  # points across a numbered disc; the latter in plots of more than `_MANY` runs
+_MANY = 50  # runs
+_ROUNDS = 300  # of pushing discs apart
+_MOST_SPREAD = 300  # runs: discs of more cover the plot wherever they stand
 _LABEL = 0.025  # height of a run's number over that of the plot
 _STRIP = 6  # pictures below the Pareto plot
 _GRID = "#d9d9d9"
 # about as light as each other, so that all can be seen on white and on black
 _HUES = LinearSegmentedColormap.from_list("hues", ["#3a7bd5", "#129a8b", "#85981c", "#d68100", "#d4476a"])
+# of cases: as far from each other and from `BEST` as white numbers and a dark page allow
+_CASES = ("#3a7bd5", "#d4476a", "#1f9d43", "#9a3fe0", "#247672", "#968e99", "#697003", "#86957f", "#c573c6", "#6e6494")
 # the page's own colours, in place of those on paper
 _VARIABLES = {INK: "ink", SOFT: "soft", _GRID: "line", PAPER: "card", BEST: "best", FRONT: "front"}
 _STYLE: dict[Any, Any] = {
@@ -158,8 +166,7 @@ def _draw_pareto(axes: Axes, sweep: Sweep) -> None:
             drawstyle="steps-post",
             zorder=1,
         )
-    for place, point in enumerate(sorted(rated, key=lambda point: point.number in sweep.front)):
-        _draw_point(axes, sweep, point, 2 + place, is_small=len(rated) > 50)
+    axes.plot(*_goals(rated, sweep), "o", ms=3, color=SOFT, zorder=1.5)
     axes.set_xlabel(f"{label_of(content)}: 0 is the photograph")
     axes.set_ylabel(f"{label_of(style)}: 0 is the painting")
     axes.grid(color=_GRID, lw=0.6)
@@ -167,31 +174,76 @@ def _draw_pareto(axes: Axes, sweep: Sweep) -> None:
     axes.margins(0.08)
     if 1 < len(sweep.cases) <= _MOST_COLOURS:
         for index, case in enumerate(sweep.cases):
-            colour = _HUES(index / (len(sweep.cases) - 1))
-            axes.plot([], [], "o", color=colour, ms=7, label=drawable(case.title))
+            axes.plot([], [], "o", color=_CASES[index], ms=7, label=drawable(case.title))
         axes.legend(title="compare within one case", fontsize=8, title_fontsize=8, labelcolor=INK)
     if not rated:
         _say(axes, "no run has been measured yet")
+        return
+    rated.sort(key=lambda point: point.number in sweep.front)
+    size = _SMALL_DISC if len(rated) > _MANY else _DISC
+    for place, (point, shift) in enumerate(zip(rated, _shifts(axes, sweep, rated, size + 1.5), strict=True)):
+        _draw_point(axes, sweep, point, 2 + place, shift, size)
 
 
-def _draw_point(axes: Axes, sweep: Sweep, point: Point, zorder: float, *, is_small: bool) -> None:
-    """A run as a disc with its number: filled on the front of its case, in another colour if it is the best."""
+def _draw_point(axes: Axes, sweep: Sweep, point: Point, zorder: float, shift: tuple[float, float], size: float) -> None:
+    """A run as a disc with its number: filled on the front of its case, in another colour if it is the best.
+
+    A disc that stands `shift` points beside its run is connected to it by a line.
+    """
     is_best, on_front = point.number in sweep.starred, point.number in sweep.front
     case_colour = _case_colour(sweep, point)
     colour = BEST if is_best else case_colour if on_front else PAPER
     edge = case_colour if on_front or len(sweep.cases) > 1 else BEST if is_best else SOFT
     (x,), (y,) = _goals([point], sweep)
-    gid, size = f"point-{point.number}", 13 if is_small else 17
-    axes.plot([x], [y], "o", ms=size, mfc=colour, mec=edge, mew=1.5, gid=gid, zorder=zorder)
+    if np.hypot(*shift) > size / 2:
+        line: dict[str, Any] = {"arrowstyle": "-", "color": SOFT, "lw": 0.8, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", (x, y), shift, textcoords="offset points", arrowprops=line, zorder=1.5)
+    place = axes.transData + ScaledTranslation(shift[0] / 72, shift[1] / 72, _figure(axes).dpi_scale_trans)
+    disc = Line2D([x], [y], marker="o", ms=size, mfc=colour, mec=edge, mew=1.5, gid=f"point-{point.number}")
+    disc.set(transform=place, zorder=zorder, clip_on=False)
+    axes.add_artist(disc)
     ink = PAPER if on_front or is_best else INK
-    text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 6 if is_small else 8, "color": ink}
-    axes.annotate(str(point.number), (x, y), zorder=zorder + 0.5, **text)
+    text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8 if size == _DISC else 6, "color": ink}
+    axes.annotate(str(point.number), (x, y), shift, textcoords="offset points", zorder=zorder + 0.5, **text)
 
 
-def _case_colour(sweep: Sweep, point: Point) -> Any:
+def _shifts(axes: Axes, sweep: Sweep, points: Sequence[Point], distance: float) -> list[tuple[float, float]]:
+    """How far the disc of each point stands beside it, (x, y) in points, so that no disc hides another's number."""
+    if len(points) > _MOST_SPREAD:
+        return [(0.0, 0.0)] * len(points)
+    figure = _figure(axes)
+    figure.draw_without_rendering()  # settles where the axes are and what they span
+    per_inch = 72 / figure.dpi
+    places = axes.transData.transform(np.transpose(_goals(points, sweep))) * per_inch
+    low, high = axes.bbox.get_points() * per_inch
+    spread = _spread(places, distance, low + distance / 2, high - distance / 2)
+    return [(float(x), float(y)) for x, y in spread - places]
+
+
+def _figure(axes: Axes) -> Figure:
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def _spread(places: Column, distance: float, low: Column, high: Column) -> Column:
+    """`places`, (N, 2), moved until they are `distance` apart, as far as there is room between `low` and `high`."""
+    angles = np.arange(len(places)) * np.pi * (3 - np.sqrt(5))
+    spread = places + 1e-3 * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # the same place is left in some way
+    for _ in range(_ROUNDS):
+        between = spread[:, None] - spread
+        apart = np.hypot(between[..., 0], between[..., 1]) + distance * np.eye(len(places))
+        lacking = np.maximum(distance - apart, 0)
+        if not lacking.any():
+            break
+        pushed = 0.5 * np.sum((lacking / apart)[..., None] * between, axis=1)
+        spread = np.clip(spread + pushed, np.minimum(low, places), np.maximum(high, places))
+    return spread
+
+
+def _case_colour(sweep: Sweep, point: Point) -> str:
     """The colour of the run's case: that of the front if there is one case, or more than can be told apart."""
-    count = len(sweep.cases)
-    return to_hex(_HUES(sweep.case_of[point.number] / (count - 1))) if 1 < count <= _MOST_COLOURS else FRONT
+    return _CASES[sweep.case_of[point.number]] if 1 < len(sweep.cases) <= _MOST_COLOURS else FRONT
 
 
 def _fronts(sweep: Sweep) -> list[list[Point]]:

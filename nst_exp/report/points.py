@@ -173,21 +173,23 @@ class Sweep:
     @property
     def ranking_note(self) -> str:
         """What the marks mean in this sweep, in a sentence or two; empty if nothing has a score."""
-        notes = []
+        best = ""
         if self.starred:
-            each = (
-                f" of each of the {len(self.cases)} cases (runs measured against the same)"
-                if len(self.cases) > 1
-                else ""
-            )
-            notes.append(f"best: the lowest score{each}; lower is better.")
-        elif self.bests:
+            cases = f" of each of the {len(self.cases)} cases (runs measured against the same)"
+            best = f"best: the lowest score{cases if len(self.cases) > 1 else ''}; lower is better."
+        return " ".join(filter(None, [best, *self.unmarked_notes]))
+
+    @property
+    def unmarked_notes(self) -> list[str]:
+        """Why runs that could be expected to bear a mark bear none, a sentence each."""
+        notes = []
+        if self.bests and not self.starred:
             notes.append("A lower score is better; no case has two runs to choose from.")
         if self.front and not self.marked_front:
             notes.append("Every run is on the Pareto front, so none is marked.")
         if any(not case.is_ranked for case in self.cases):
             notes.append("Runs with evaluator=tiny are not ranked: its numbers mean nothing.")
-        return " ".join(notes)
+        return notes
 
 
 def label_of(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, cos, log, pi, sin
 
@@ -27,8 +27,10 @@ _MARGIN = 48  # px around everything
 _SHAPE = 1.4  # width of a sheet over its height, if blocks can be arranged for that
 _TALLEST = 1.6  # height of a cell over its width
 _MOST_WINNERS = 6  # lines in the header
+_LEGEND_LINE, _LEGEND_MARK = 30, 26  # px of its height, and of a mark's width
 
 Corner = tuple[int, int]
+_Mark = Callable[[ImageDraw.ImageDraw, Corner, int], None]  # draws at a centre with a radius
 
 
 def draw_sheet(title: str, sweep: Sweep, layout: Layout, gallery: Gallery) -> Image.Image:
@@ -43,7 +45,7 @@ def draw_sheet(title: str, sweep: Sweep, layout: Layout, gallery: Gallery) -> Im
     sheet = _Sheet(sweep, layout, gallery, _style(layout, gallery))
     rows = [_beside(row) for row in _arranged([sheet.block(block) for block in layout.blocks])]
     width = max(_LEAST_SHEET, *(row.width for row in rows))
-    return _below([_header(title, sweep, gallery, width), *rows, _legend(sweep)])
+    return _below([_header(title, sweep, gallery, width), *rows, _legend(sweep, width)])
 
 
 @dataclass(frozen=True)
@@ -134,10 +136,11 @@ class _Sheet:
             small = _fitted(picture.small, (style.width, style.height))
             if point.status != DONE:
                 small = Image.blend(small, Image.new("RGB", small.size, PAPER), 0.45)
-            above = top + style.height - small.height  # a low picture stands on its caption
+            above = top + (style.height - small.height) // 2
             image.paste(small, (left, above))
             if point.number in self.sweep.starred:
-                draw.rectangle((left, above, left + small.width - 1, box[3]), outline=BEST, width=5)
+                below = above + small.height - 1
+                draw.rectangle((left, above, left + small.width - 1, below), outline=BEST, width=5)
         self._caption(draw, corner, point)
 
     def _caption(self, draw: ImageDraw.ImageDraw, corner: Corner, point: Point) -> None:
@@ -225,31 +228,48 @@ def _winners(sweep: Sweep) -> list[str]:
     return lines + ([f"and {more} more, one for each case"] if more else [])
 
 
-def _legend(sweep: Sweep) -> Image.Image:
-    """What marks and measures mean."""
-    goals = sweep.goals
-    image = Image.new("RGB", (_LEAST_SHEET, 60), PAPER)
-    draw = ImageDraw.Draw(image)
-    font, left = Letters(16), 0.0
+def _legend(sweep: Sweep, width: int) -> Image.Image:
+    """What marks and measures mean, in as many lines as it takes."""
+    content, style = sweep.goals
+    is_one_case = len(sweep.cases) <= 1
+    marks: list[tuple[_Mark | None, str]] = []
     if sweep.starred:
-        _star(draw, (9, 11), 9)
-        words = "best by score" + (" of its case" if len(sweep.cases) > 1 else "")
-        font.write(draw, (26, 0), words, INK)
-        left = 26 + font.getlength(words) + 40
+        marks.append((_star, f"best by score{'' if is_one_case else ' of its case'}"))
     if sweep.marked_front:
-        _diamond(draw, (round(left) + 8, 11), 8)
-        left += 26
-        words = f"Pareto front: no other run{' of the case' if len(sweep.cases) > 1 else ''} is better in both"
-        font.write(draw, (left, 0), f"{words} {label_of(goals[0])} and {label_of(goals[1])}", INK)
-    else:
-        font.write(draw, (left, 0), sweep.ranking_note, INK)
-    left = 0.0
-    for name in (SCORE, *goals):
+        both = f"better in both {label_of(content)} and {label_of(style)}"
+        marks.append((_diamond, f"Pareto front: no other run{'' if is_one_case else ' of the case'} is {both}"))
+    marks += [(None, note) for note in sweep.unmarked_notes]
+    image = Image.new("RGB", (width, _LEGEND_LINE * (len(marks) + 4)), PAPER)
+    draw = ImageDraw.Draw(image)
+    bottom = _write_flowing(draw, 0, width, Letters(16), INK, marks)
+    texts = []
+    for name in (SCORE, *sweep.goals):
         better = "lower" if lower_is_better(name) else "higher"
-        text = f"{label_of(name)} ({name}): {ALL_MEASURES[name].range.partition(';')[0]}, {better} is better"
-        Letters(14).write(draw, (left, 34), text, SOFT)
-        left += Letters(14).getlength(text) + 40
-    return image
+        meaning = ALL_MEASURES[name].range.partition(";")[0]
+        texts.append((None, f"{label_of(name)} ({name}): {meaning}, {better} is better"))
+    bottom = _write_flowing(draw, bottom, width, Letters(14), SOFT, texts)
+    return image.crop((0, 0, width, bottom))
+
+
+def _write_flowing(
+    draw: ImageDraw.ImageDraw,
+    top: int,
+    width: int,
+    font: Letters,
+    colour: str,
+    parts: Sequence[tuple[_Mark | None, str]],
+) -> int:
+    """Write parts beside each other, and below where they would not fit; returns where the next line begins."""
+    left = 0
+    for mark, text in parts:
+        needed = _LEGEND_MARK * (mark is not None) + round(font.getlength(text))
+        if left and left + needed > width:
+            left, top = 0, top + _LEGEND_LINE
+        if mark is not None:
+            mark(draw, (left + 9, top + 11), 9)
+        font.write(draw, (left + needed - round(font.getlength(text)), top), text, colour)
+        left += needed + 40
+    return top + _LEGEND_LINE * bool(parts)
 
 
 def _arranged(blocks: Sequence[Image.Image]) -> list[Sequence[Image.Image]]:

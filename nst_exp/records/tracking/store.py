@@ -308,7 +308,9 @@ def _quiet_mlflow() -> None:
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # our own messages say how to open a run
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no page of advice where git is not installed
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # our own message says what went wrong
+    # our own message says what went wrong
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of each retry
 
 
 # --- what a store accepts ----------------------------------------------------------------------------------------

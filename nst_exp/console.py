@@ -11,10 +11,14 @@ from rich.text import Text
 
 
 class OutputConsole(Console):
-    """A console whose closed output is an error like any other; rich would end the process."""
+    """A console that raises an error if its output is closed; rich's own would end the process."""
 
     def on_broken_pipe(self) -> None:
-        """Raise what happened."""
+        """Raise the error.
+
+        Raises:
+            BrokenPipeError: always.
+        """
         raise BrokenPipeError
 
 
@@ -25,6 +29,11 @@ class ConsoleHandler(logging.Handler):
 
     Attributes:
         bar: the console that a progress bar is shown on at present; lines then appear above the bar.
+
+    Example:
+        >>> logging.getLogger().addHandler(ConsoleHandler())
+        >>> logging.getLogger().warning("the disk is nearly full")
+        warning: the disk is nearly full
     """
 
     bar: ClassVar[Console | None] = None
@@ -42,7 +51,7 @@ class ConsoleHandler(logging.Handler):
 
 
 def _styled(message: str, record: logging.LogRecord) -> Text:
-    """The line of a record, without letters that standard output cannot show."""
+    """Return the line of a record, with escapes for letters that standard output cannot show."""
     severity = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     line = f"{severity}{message}".encode(encoding, "backslashreplace").decode(encoding)

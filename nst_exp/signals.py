@@ -1,6 +1,6 @@
-"""What ends a command from outside: signals, and outputs that are closed or that nobody reads any more.
+"""Ends a command that is stopped from outside: by signals, or because its output is closed or no longer read.
 
-Shared by all commands, so that each of them ends its runs properly however it is stopped.
+All commands share this, so that each of them ends its runs properly however it is stopped.
 """
 
 from __future__ import annotations
@@ -13,32 +13,35 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-# What ends a command as Ctrl-C does: all that the system, a terminal or a batch system sends for this and that can
-# be caught. Windows has few of them.
+# The signals that end a command as Ctrl-C does: those that the system, a terminal or a batch system sends to stop a
+# process, and that can be caught. Windows has few of them.
 _NAMES = (
     *("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT", "SIGBREAK"),
-    *("SIGXCPU", "SIGALRM", "SIGUSR1", "SIGUSR2"),  # time that is used up, or soon will be
+    *("SIGXCPU", "SIGALRM", "SIGUSR1", "SIGUSR2"),  # the time is used up, or soon will be
 )
 ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 BROKEN_PIPE = 141  # the exit code of shells for a command whose reader has gone: 128 + SIGPIPE
-INTERRUPTED = 130  # that for a command ended by Ctrl-C: 128 + SIGINT
+INTERRUPTED = 130  # the exit code for a command ended by Ctrl-C: 128 + SIGINT
 
 
 def end_as_interrupted() -> None:
-    """Let a closed terminal and a stopped job end runs as Ctrl-C does; ignored signals (nohup) stay ignored."""
+    """Let the signals in `ENDING` raise KeyboardInterrupt, as Ctrl-C does; ignored signals (nohup) stay ignored."""
     for number in heeded():
         signal.signal(number, signal.default_int_handler)
 
 
 def heeded() -> list[int]:
-    """Those of `ENDING` that this process does not ignore."""
+    """Return the signals in `ENDING` that this process does not ignore."""
     return [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def exit_interrupted(end: Callable[[], object] = lambda: None) -> NoReturn:
-    """Exit after a signal, once `end` has brought the command to a proper end.
+    """Exit with code 130 after a signal, once `end` has brought the command to a proper end.
 
-    Batch systems and closed terminals repeat their signals, which changes nothing; another Ctrl-C exits at once.
+    Batch systems and closed terminals repeat their signals, which has no effect; another Ctrl-C exits at once.
+
+    Args:
+        end: ends the runs, for example `lambda: close_sweep("KILLED")`.
     """
     for number in heeded():
         if number != signal.SIGINT:
@@ -52,15 +55,16 @@ def exit_interrupted(end: Callable[[], object] = lambda: None) -> NoReturn:
 
 
 def replace_closed_streams() -> None:
-    """Connect standard streams that were closed (`>&-`) to nothing.
+    """Connect standard streams that were closed (`>&-`) to the null device.
 
-    Otherwise the next file that is opened, such as a database, would be taken for them and receive what is printed.
+    Otherwise the next file that is opened, such as a database, would get the number of a closed stream and receive
+    everything that is printed.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, which is this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # opens under the lowest free number, this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115
 
@@ -69,8 +73,10 @@ def replace_closed_streams() -> None:
 def flushed_output() -> Iterator[None]:
     """Write out standard output when the block ends or exits.
 
-    A pipe that nobody reads any more is then met here as a `BrokenPipeError`, not in the interpreter's teardown, which
-    complains about it on standard error.
+    If nobody reads a pipe any more, the error occurs here and not in the interpreter's teardown, which would print it.
+
+    Raises:
+        BrokenPipeError: if nobody reads the output any more.
     """
     try:
         yield
@@ -81,7 +87,7 @@ def flushed_output() -> Iterator[None]:
 
 
 def drop_output() -> None:
-    """Send what is still to be printed nowhere, so that the interpreter does not complain at its end."""
+    """Discard everything that is printed from now on, so that the interpreter reports no error at its end."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())

@@ -36,6 +36,7 @@ with warnings.catch_warnings():  # so that pytest's filters do not apply to thes
     warnings.simplefilter("ignore", BeartypeDecorHintPep585DeprecationWarning)  # OmegaConf's DictConfig
     from nst_exp.commands import compare
     from nst_exp.records import tracking
+    from nst_exp.records.tracking import search
 
 CONTENT, STYLE = "photo.png", "painting.png"
 FILES = {"report.html", "contact_sheet.png", "pareto.png", "convergence.png", "table.csv"}
@@ -637,6 +638,12 @@ def test_what_was_fetched_is_not_fetched_again(logged: Logged, capsys: pytest.Ca
     before = fetched.stat().st_mtime_ns
     assert command(logged.parent, folder=folder, capsys=capsys)[0] == 0
     assert fetched.stat().st_mtime_ns == before
+
+
+def test_more_runs_than_mlflow_gives_at_once(logged: Logged, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_PAGE", 2)
+    found = [run.info.run_id for run in search.search_all(logged.client, logged.experiment)]
+    assert found == [logged.parent, *logged.children]
 
 
 @pytest.mark.parametrize("uri", [False, True])

@@ -295,8 +295,8 @@ def test_postgres_takes_long_sweeps(postgres: str, tmp_path: Path) -> None:
     client.create_experiment("long", artifact_location=(tmp_path / "artifacts").as_uri())
     overrides = [f"content_weight={','.join(map(str, range(2000)))}", f"style={'x' * 7000}.png,b.png"]
     folder = tmp_path / ("deep" * 50)
-    parent = tracking.start_sweep(client, store, folder, overrides, None)
-    assert tracking.start_sweep(client, store, folder, overrides, parent) == parent
+    parent = tracking.SweepRun.start(client, store, folder, overrides, None).run_id
+    assert tracking.SweepRun.start(client, store, folder, overrides, parent).run_id == parent
     assert tracking.sweep_command(client, client.get_run(parent)) == overrides
     tags = {"k" * 400: "v" * 20000, "bytes": "a\udcff\0"}
     child = tracking.start_run(client, store, tracking.point_name(overrides, 0), tags, parent)

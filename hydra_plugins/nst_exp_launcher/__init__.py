@@ -1,1 +1,1 @@
-"""Where Hydra looks for plugins: it takes launchers from below `hydra_plugins` only."""
+"""The place of our launcher: Hydra finds plugins only below `hydra_plugins`."""

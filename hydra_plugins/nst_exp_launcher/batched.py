@@ -1,4 +1,4 @@
-"""The launcher that Hydra finds; Hydra imports this module at every start, so what it does is imported when used."""
+"""The launcher that Hydra finds. Hydra imports this module at every start, so the module imports little by itself."""
 
 from __future__ import annotations
 
@@ -11,19 +11,35 @@ from omegaconf import DictConfig
 
 
 class BatchedLauncher(Launcher):
-    """Solves a sweep's jobs side by side; conf/hydra/launcher/batched.yaml says what its options mean."""
+    """Solves a sweep's jobs in batches; conf/hydra/launcher/batched.yaml chooses it and explains its options.
+
+    Args:
+        max_batch_size: the largest number of jobs in a batch, from 1, or `auto`.
+        memory_share: the share of the device's free memory that a batch may fill, above 0, at most 1.
+    """
 
     def __init__(self, max_batch_size: float | str, memory_share: float | str) -> None:
         self.max_batch_size = max_batch_size
         self.memory_share = memory_share
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep what Hydra says of the sweep."""
+        """Keep Hydra's context and the sweep's composed configuration."""
         self.hydra_context = hydra_context
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Do all jobs; each has its own return, be it an error."""
+        """Do all jobs.
+
+        Args:
+            job_overrides: the overrides of each job.
+            initial_job_idx: the number of the first one.
+
+        Returns:
+            A return for each job; the error of a job that failed is in its return.
+
+        Raises:
+            InputError: if an option is out of range.
+        """
         from nst_exp.sweeps.launcher import Limits, launch
 
         limits = Limits.checked(self.max_batch_size, self.memory_share)

@@ -1,9 +1,9 @@
-"""Repeat a logged run from MLflow alone, and say whether the picture is identical, or how far off.
+"""Repeat a logged run from MLflow alone, and print whether the picture is identical, or how much it differs.
 
     python -m nst_exp.reproduce RUN_ID
     python -m nst_exp.reproduce RUN_ID content=photo.jpg style=painting.jpg
 
-Photograph and painting are known by their SHA-256: they are looked for where the run found them, then anywhere
+Photograph and painting are recognised by their SHA-256: they are looked for where the run found them, then anywhere
 below --inputs. The picture goes to outputs/reproduced/RUN_ID.
 """
 
@@ -16,11 +16,10 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,7 +48,13 @@ _OUTPUTS = "outputs"  # results lie there, not inputs
 
 @dataclass(frozen=True)
 class _Logged:
-    """A finished run as MLflow has it."""
+    """A finished run as MLflow has it.
+
+    Attributes:
+        run_id: the run's id in MLflow.
+        name: the run's name there.
+        folder: a folder with its files.
+    """
 
     run_id: str
     name: str
@@ -63,9 +68,14 @@ class _Logged:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """Where to look: addresses given by their keys, and a folder to search."""
+    """Where to look for inputs.
 
-    given: Mapping[str, str]
+    Attributes:
+        addresses: those on the command line, by their keys.
+        below: the folder that is searched for the others.
+    """
+
+    addresses: Mapping[str, str]
     below: Path
 
 
@@ -73,67 +83,42 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     store = tracking.existing_store(arguments.tracking_uri)
     output = _output(arguments)
     with tempfile.TemporaryDirectory(prefix="nst_exp_") as temporary:
-        logged = _download(tracking.connect(store), arguments.run_id, Path(temporary))
-        config = _config(logged, _Inputs(arguments.given, arguments.inputs))
+        logged = _logged_run(store, arguments.run_id, Path(temporary))
+        config = _config(logged, _Inputs(arguments.addresses, arguments.inputs))
         repeated = _repeat(config, logged, output)
         print(f"run {logged.run_id} ({logged.name}) of {store.uri}")
         print(f"picture: {repeated.path / PICTURE}")
         return _compare(logged, repeated)
 
 
-# --- what MLflow has -----------------------------------------------------------------------------------------
+# --- the run in MLflow ---------------------------------------------------------------------------------------
 
 
-def _download(client: Any, run_id: str, folder: Path) -> _Logged:
-    """The run's files, in `folder`.
+def _logged_run(store: tracking.Store, run_id: str, folder: Path) -> _Logged:
+    """Download a finished run into `folder`.
 
     Raises:
-        InputError: if MLflow has no finished run of this id, or not all of its files.
+        InputError: if MLflow has no finished run of this id, not all of its files, or the run cannot be repeated.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client.get_run(run_id)
-        files = [file.path for file in client.list_artifacts(run_id) if not file.is_dir]
-        _check(client, run, files)
-        for file in files:
-            client.download_artifacts(run_id, file, str(folder))
-    except (OSError, MlflowException) as error:
-        raise InputError(f"run {run_id}: {' '.join(str(error).split())}") from error
-    logged = _Logged(run_id, str(run.info.run_name), RunFolder(folder))
+    logged = _Logged(run_id, tracking.download_repeatable(store, run_id, folder), RunFolder(folder))
     if not _is_sound(logged.folder):
         raise InputError(f"run {run_id}: its record or its {RESULT} is damaged")
     return logged
 
 
 def _is_sound(folder: RunFolder) -> bool:
+    """Return whether the record, and the result with its hashes, can be read."""
     try:
         return bool(folder.record.tags) and folder.result.sha256.keys() >= _HASHES
-    except InputError:  # no record, or no result
+    except InputError:  # there is no record, or no result
         return False
-
-
-def _check(client: Any, run: Any, files: Sequence[str]) -> None:
-    """Refuse what is no finished picture."""
-    run_id, status = run.info.run_id, run.info.status
-    points = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run_id}'", max_results=3)
-    if points:
-        ids = ", ".join(point.info.run_id for point in points)
-        raise InputError(f"run {run_id} is a sweep, not a picture: give the id of one of its points, such as {ids}")
-    if status != "FINISHED":
-        raise InputError(f"run {run_id} is {status}, not FINISHED: it has no result to compare with")
-    if run.data.params.get("source") == "camera":
-        raise InputError(f"run {run_id} is of a camera: what that saw does not come again, so it cannot be repeated")
-    missing = {CONFIG, RESULT, PICTURE} - set(files)
-    if missing:
-        raise InputError(f"run {run_id} lacks {', '.join(sorted(missing))}: no run of nst_exp, or files were lost")
 
 
 # --- the same run again --------------------------------------------------------------------------------------
 
 
 def _config(logged: _Logged, inputs: _Inputs) -> RunConfig:
-    """The run's configuration, with what it reads found here, and without anything that it would touch.
+    """Return the run's configuration, with its inputs as they are found here, and with no tracking and no registry.
 
     Raises:
         InputError: if an input is not found, or this version cannot read the configuration.
@@ -141,7 +126,7 @@ def _config(logged: _Logged, inputs: _Inputs) -> RunConfig:
     try:
         plain = logged.folder.config
         plain |= {name: _find(name, plain[name], logged.hashes[name], inputs) for name in _PICTURES}
-        plain["params"]["path"] = inputs.given.get(_PARAMS, plain["params"]["path"])
+        plain["params"]["path"] = inputs.addresses.get(_PARAMS, plain["params"]["path"])
         plain["tracking"] |= {"backend": "none", "store": None, "uri": None, "snapshots": 0}
         plain |= {"cache_dir": os.environ.get("NST_EXP_CACHE"), "registry": None, "force": False}
         return run_config(OmegaConf.create(escape_all(plain)))
@@ -151,8 +136,17 @@ def _config(logged: _Logged, inputs: _Inputs) -> RunConfig:
 
 
 def _find(name: str, address: str, wanted: str, inputs: _Inputs) -> str:
-    """Where the picture with this SHA-256 is."""
-    given = inputs.given.get(name)
+    """Return the address of an input with a known SHA-256.
+
+    Args:
+        name: content or style.
+        address: where the run found it.
+        wanted: its SHA-256.
+
+    Raises:
+        InputError: if it is not found, or the command line names another file.
+    """
+    given = inputs.addresses.get(name)
     found = _sha256_at(given or address)
     if found == wanted:
         return given or address
@@ -177,9 +171,9 @@ def _sha256_at(address: str) -> str | None:
 
 
 def _candidates(below: Path, address: Path) -> list[Path]:
-    """The pictures in a folder and below, and what has the same suffix, such as a video; the same name comes first.
+    """Return the files in a folder and below that may be the one at `address`; those with the same name come first.
 
-    Hidden folders and results are left out.
+    These are all pictures, and files with the same suffix, such as videos, outside of hidden folders and results.
     """
     return sorted(
         _files(below, _SUFFIXES | {address.suffix.lower()}), key=lambda path: (path.name != address.name, path)
@@ -193,7 +187,11 @@ def _files(below: Path, suffixes: set[str]) -> Iterator[Path]:
 
 
 def _output(arguments: argparse.Namespace) -> Path:
-    """Where the picture goes to: nothing is overwritten but an earlier repetition of the same run."""
+    """Return the folder for the picture; only an earlier repetition of the same run is overwritten in it.
+
+    Raises:
+        InputError: if the folder that the command line names is not empty.
+    """
     folder = home_expanded(arguments.output or Path(_OUTPUTS, "reproduced", arguments.run_id)).absolute()
     if arguments.output and folder.exists() and any(folder.iterdir()):
         raise InputError(f"--output={str(arguments.output)!r} is not empty")
@@ -201,7 +199,11 @@ def _output(arguments: argparse.Namespace) -> Path:
 
 
 def _repeat(config: RunConfig, logged: _Logged, output: Path) -> RunFolder:
-    """Do the run, once its inputs are known to be the same.
+    """Do the run again, if the network's params are the same.
+
+    Args:
+        config: with the inputs of the logged run.
+        output: made if it is missing.
 
     Raises:
         InputError: if the network's params are others.
@@ -224,7 +226,7 @@ def _repeat(config: RunConfig, logged: _Logged, output: Path) -> RunFolder:
 
 
 def _compare(logged: _Logged, repeated: RunFolder) -> int:
-    """Print how far off the picture and the videos are; 0 if not at all, else 1."""
+    """Print how much the picture and the videos differ; returns the exit code, 0 if they are identical, else 1."""
     then, now = logged.folder, repeated
     digest = sha256_of(then.path / PICTURE)
     if digest != logged.hashes["pastiche"]:
@@ -248,6 +250,8 @@ class _Pair:
 
     Attributes:
         what: one of `Result.products`.
+        then: the file from MLflow.
+        repeated: the folder of the repeated run.
     """
 
     what: str
@@ -256,7 +260,7 @@ class _Pair:
 
     @functools.cached_property
     def verdict(self) -> str:
-        """Whether the two are identical, or how far off."""
+        """A text that begins with `identical` if the two are, and else tells how much they differ."""
         name = self.repeated.result.products.get(self.what)
         if name is None:
             return "not identical: the repeated run has none"
@@ -278,7 +282,7 @@ _SAME_FILE = "identical: the same file"
 
 
 def _frames(path: Path) -> Iterator[tuple[Fraction, npt.NDArray[np.int16]]]:
-    """Time in s and levels, (H, W, 3), of each frame of a video."""
+    """Yield time in s and levels (H, W, 3), 0 to 255, of each frame of a video."""
     from nst_exp.media.video import Cut, probe, read_frames
 
     video = probe(path, path.name)
@@ -287,7 +291,7 @@ def _frames(path: Path) -> Iterator[tuple[Fraction, npt.NDArray[np.int16]]]:
 
 
 def _sound(path: Path) -> list[tuple[int, Fraction, str]]:
-    """Track, time in s and SHA-256 of each packet of sound."""
+    """Return track, time in s and SHA-256 of each packet of sound."""
     import av
 
     if path.suffix in (".gif", ".webp"):
@@ -301,7 +305,11 @@ def _sound(path: Path) -> list[tuple[int, Fraction, str]]:
 
 
 def _levels(path: Path) -> npt.NDArray[np.int16]:
-    """A picture, (H, W, 3), 0 to 255."""
+    """Return a picture's levels (H, W, 3), 0 to 255.
+
+    Raises:
+        InputError: if the picture cannot be read.
+    """
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"), np.int16)
@@ -310,7 +318,12 @@ def _levels(path: Path) -> npt.NDArray[np.int16]:
 
 
 def _verdict(then: Iterable[npt.NDArray[np.int16]], now: Iterable[npt.NDArray[np.int16]]) -> str:
-    """Whether two pictures, or the frames of two videos, are the same, or how far off."""
+    """Return whether two pictures, or the frames of two videos, are the same, or how much they differ, as a text.
+
+    Args:
+        then: levels (H, W, 3), 0 to 255, of each frame before.
+        now: as many frames.
+    """
     most, differing, squares, pixels = 0, 0, 0.0, 0
     for before, after in zip(then, now, strict=True):
         if before.shape != after.shape:
@@ -331,7 +344,7 @@ def _verdict(then: Iterable[npt.NDArray[np.int16]], now: Iterable[npt.NDArray[np
 
 
 def _numbers(then: Result, now: Result) -> list[list[str]]:
-    """A row for the loss and each measure: before, after and the change."""
+    """Return a row for the loss and for each measure: name, before, after, change."""
     tables = [{"total_loss": result.total_loss, **result.measures} for result in (then, now)]
     rows = []
     for name in dict.fromkeys(name for table in tables for name in table):
@@ -341,7 +354,7 @@ def _numbers(then: Result, now: Result) -> list[list[str]]:
 
 
 def _changed(then: RunFolder, now: RunFolder) -> list[list[str]]:
-    """A row for each of device, processor, versions and identity that is not what it was, as far as both runs say."""
+    """Return a row for each of device, processor, versions and identity that has changed: name, before, after."""
     tables = [{**folder.record.tags, "identity": folder.record.identity} for folder in (then, now)]
     names = dict.fromkeys(name for table in tables for name in table)
     rows = [[name, *(table.get(name, "not recorded") for table in tables)] for name in names]
@@ -357,26 +370,26 @@ def _print_table(head: list[str], rows: list[list[str]]) -> None:
 # --- command line --------------------------------------------------------------------------------------------
 
 
-def _given(parser: argparse.ArgumentParser, assignments: list[str]) -> dict[str, str]:
-    """Paths by their keys."""
-    given = {}
+def _parse_assignments(parser: argparse.ArgumentParser, assignments: list[str]) -> dict[str, str]:
+    """Return paths by their keys; the command exits on any other key."""
+    addresses = {}
     for assignment in assignments:
         key, _, path = assignment.partition("=")
         if key not in (*_PICTURES, _PARAMS) or not path:
             parser.error(f"{assignment}: only content=PATH, style=PATH and {_PARAMS}=PATH can be given")
-        given[key] = path
-    return given
+        addresses[key] = path
+    return addresses
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program("reproduce"), description=__doc__.partition("\n")[0])
     parser.add_argument("run_id", metavar="RUN_ID", help="of a run in MLflow, not of a sweep")
-    parser.add_argument("given", nargs="*", metavar="KEY=PATH", help=f"of {', '.join(_PICTURES)} or {_PARAMS}")
+    parser.add_argument("addresses", nargs="*", metavar="KEY=PATH", help=f"of {', '.join(_PICTURES)} or {_PARAMS}")
     parser.add_argument("--inputs", type=Path, default=Path(), metavar="DIR", help="searched for pictures; default: .")
     parser.add_argument("--tracking-uri", metavar="URI", help="default: $MLFLOW_TRACKING_URI, else outputs/mlflow.db")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: outputs/reproduced/RUN_ID")
     arguments = parser.parse_intermixed_args()
-    arguments.given = _given(parser, arguments.given)
+    arguments.addresses = _parse_assignments(parser, arguments.addresses)
     return arguments
 
 

@@ -3,8 +3,8 @@
     python -m nst_exp.run content=PHOTO style=PAINTING
     python -m nst_exp.run -m content_weight=1,4 style_weight=0.03,0.1
 
-Here a DictConfig becomes a `RunConfig`, and errors become one line and an exit code; nothing else happens.
-JAX is imported only once a configuration is known to be good.
+This module only makes a `RunConfig` of a DictConfig, and one line and an exit code of an error. JAX is imported after
+the configuration has been checked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -35,32 +35,41 @@ from nst_exp.explanations import one_line
 from nst_exp.files import cache_folder
 from nst_exp.signals import BROKEN_PIPE, drop_output, exit_interrupted, flushed_output
 from nst_exp.sweeps import job
+from nst_exp.sweeps.closing import close_sweep
+from nst_exp.sweeps.folders import discard_unbegun_run
 from nst_exp.sweeps.search import returned
-from nst_exp.sweeps.sweep import close_sweep, discard_unbegun_run
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
 
 ConfigStore.instance().store(name="schema", node=RunConfig)
 
 
-class _Refused(BaseException):
-    """Carries the reason out of a single run; Hydra, which adds lines of its own to exceptions, lets it through."""
+class _SingleRunError(BaseException):
+    """Carries an error of the user, as its cause, out of a single run past Hydra, which adds lines to any Exception."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="run")
 def _run(config: DictConfig) -> float | tuple[float, ...]:
     settings = HydraConfig.get()
     if settings.mode == RunMode.MULTIRUN:
-        with job.noting_failure(settings):
+        with job.record_failure(settings):
             return _one_run(config, settings)
     try:
         return _one_run(config, settings)
     except (InputError, OmegaConfBaseException) as error:
-        raise _Refused from error
+        raise _SingleRunError from error
     finally:
         discard_unbegun_run(Path(settings.runtime.output_dir))
 
 
-def _one_run(config: DictConfig, settings: Any) -> float | tuple[float, ...]:
-    """Do the run; what it returns is for Hydra's sweepers."""
+def _one_run(config: DictConfig, settings: HydraConf) -> float | tuple[float, ...]:
+    """Do the run, and return the numbers that Hydra's sweepers optimise.
+
+    Args:
+        config: composed, without Hydra's own part.
+        settings: Hydra's own part.
+    """
     checked = job.checked(config)
     keep_compiled_code(cache_folder(checked.cache_dir) / "jax")
     from nst_exp.runs.run import run_alone
@@ -72,8 +81,8 @@ def _one_run(config: DictConfig, settings: Any) -> float | tuple[float, ...]:
 def main() -> NoReturn:
     """Run the command and exit: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted."""
     show_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands errors on to us instead of printing stack traces
-    logging.raiseExceptions = show_traceback  # a log line that cannot be written is no reason for a page of traceback
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing stack traces
+    logging.raiseExceptions = show_traceback  # no traceback for a log line that cannot be written
     prepare_process()
     try:
         with flushed_output():
@@ -87,21 +96,21 @@ def main() -> NoReturn:
 
 
 def _main(*, show_traceback: bool) -> bool:
-    """Run the command; whether points of a sweep failed."""
+    """Run the command, and return whether points of a sweep failed."""
     try:
         _make_ready()
         _run()
-    except (Exception, _Refused) as error:
+    except (Exception, _SingleRunError) as error:
         named = close_sweep("FAILED")
         _end(error, show_traceback=show_traceback, named=named)
     except SystemExit:
         close_sweep("FAILED")
         raise
-    return close_sweep("FINISHED")  # a search goes on to its end
+    return close_sweep("FINISHED")  # also if points failed: a search continues to its end
 
 
 def _make_ready() -> None:
-    """Give Hydra flags and overrides that it can read; answer here what it is not asked for.
+    """Replace the arguments by flags and overrides that Hydra can read; help, version and completion end here.
 
     Raises:
         InputError: if an argument is wrong.
@@ -120,8 +129,14 @@ def _make_ready() -> None:
 
 
 def _end(error: BaseException, *, show_traceback: bool, named: bool) -> NoReturn:
-    """Exit for `error`: in one line if the user can put it right, unless a sweep has `named` its failures."""
-    reason = cast(BaseException, error.__cause__) if isinstance(error, _Refused) else error
+    """Exit because of an error.
+
+    Args:
+        error: printed in one line if the user can put it right; else it is raised again.
+        show_traceback: raise every error again.
+        named: the failures of a sweep have been printed already.
+    """
+    reason = cast(BaseException, error.__cause__) if isinstance(error, _SingleRunError) else error
     if isinstance(reason, BrokenPipeError):
         raise reason
     wrong_usage = isinstance(reason, UsageError)

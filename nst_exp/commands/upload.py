@@ -1,4 +1,4 @@
-"""Bring finished runs into MLflow that it lost, or never heard of, from their folders.
+"""Upload finished runs from their folders to MLflow, if it lost them or has never heard of them.
 
 python -m nst_exp.upload outputs/DATE/TIME
 """
@@ -17,7 +17,8 @@ from nst_exp.errors import InputError
 from nst_exp.files import home_expanded
 from nst_exp.records import tracking
 from nst_exp.records.folder import RunFolder, run_folders
-from nst_exp.sweeps.sweep import Sweep, is_sweep, written_report
+from nst_exp.records.sweep import SweepRecord, is_sweep
+from nst_exp.sweeps.closing import report_or_warn
 
 
 def _upload(arguments: argparse.Namespace) -> int:
@@ -40,7 +41,11 @@ def _upload(arguments: argparse.Namespace) -> int:
 
 
 def _store(point: RunFolder, uri: str | None) -> tracking.Store:
-    """The store named, else the one that the run was meant for."""
+    """Return the store with the address `uri` or, if that is None, the one that the run was meant for.
+
+    Raises:
+        InputError: if the run was not tracked, or the store's folder does not exist.
+    """
     uri = uri or point.record.tracking_uri
     if uri is None:
         raise InputError(f"{str(point.path)!r} was not tracked: give --tracking-uri, such as http://HOST:PORT")
@@ -54,7 +59,7 @@ def _store(point: RunFolder, uri: str | None) -> tracking.Store:
 
 
 def _near(folder: Path) -> str:
-    """The store above a run's folder, as a hint; empty if there is none."""
+    """Return a hint at the store above a run's folder; empty if there is none."""
     found = (parent / "mlflow.db" for parent in folder.parents if (parent / "mlflow.db").is_file())
     database = next(found, None)
     return f", such as {shlex.quote(tracking.sqlite_uri(database))}" if database else ""
@@ -63,8 +68,11 @@ def _near(folder: Path) -> str:
 def _upload_runs(store: tracking.Store, points: Sequence[RunFolder], parent: str | None) -> list[str]:
     """Upload each of the runs.
 
+    Args:
+        parent: the id of their sweep's parent run in MLflow; None for a single run.
+
     Returns:
-        Why runs are not in the store, an entry for each of them.
+        For each run that is not in the store afterwards, why.
     """
     problems = []
     for point in points:
@@ -76,20 +84,23 @@ def _upload_runs(store: tracking.Store, points: Sequence[RunFolder], parent: str
 
 
 def _upload_sweep(store: tracking.Store, folder: Path, points: Sequence[RunFolder]) -> list[str]:
-    sweep, client = Sweep.in_folder(folder), tracking.connect(store)
-    earlier = tracking.known_parent(client, store, points) or sweep.mlflow_run_id
-    parent = tracking.start_sweep(client, store, folder, sweep.overrides, earlier)
+    """Upload a sweep: its parent run, the points, and the report.
+
+    Returns:
+        As `_upload_runs`; an entry also if only the parent run could not be completed.
+    """
+    sweep = SweepRecord.read(folder)
+    parent = tracking.SweepRun.of_points(store, folder, sweep.overrides, points, sweep.mlflow_run_id)
     if store.uri == points[0].record.tracking_uri:  # the sweep's own store, in which it may be resumed
-        dataclasses.replace(sweep, mlflow_run_id=parent).write(folder)
+        dataclasses.replace(sweep, mlflow_run_id=parent.run_id).write(folder)
     try:
-        problems = _upload_runs(store, points, parent)
+        problems = _upload_runs(store, points, parent.run_id)
     except KeyboardInterrupt:
-        tracking.end_sweep(client, store, parent, folder, [], {}, "KILLED")
+        parent.end(folder, [], {}, "KILLED")
         raise
-    report = written_report(folder)
+    report = report_or_warn(folder)
     complete = not problems and len(points) == len(run_folders(folder))
-    status = "FINISHED" if complete else "FAILED"
-    ended = tracking.end_sweep(client, store, parent, folder, report.files, report.bests, status)
+    ended = parent.end(folder, report.files, report.bests, "FINISHED" if complete else "FAILED")
     return problems if ended or problems else ["the sweep's own run could not be completed"]
 
 

@@ -21,11 +21,11 @@ from nst_exp.evaluation.catalogue import ALL_MEASURES
 from nst_exp.files import read_json
 from nst_exp.records.folder import RunFolder, Value, run_folders
 from nst_exp.records.result import Result
+from nst_exp.records.sweep import SWEEP_RECORD
 from nst_exp.report.cases import Case, Rated, Reference, cases_of
 from nst_exp.report.filter import Row, matching
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
-SWEEP = "sweep.json"
 _DEFAULT_STORE = "/outputs/mlflow.db"  # where nst_exp.reproduce looks by itself
 
 _PLACING = ("hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
@@ -215,7 +215,7 @@ def read_sweep(folder: Path) -> Sweep:
     except OSError as error:
         raise InputError(f"{str(folder)!r} holds no sweep: {error.strerror}") from error
     points = tuple(_point(run) for run in folders if _began(run))
-    overrides = read_json(folder / SWEEP).get("overrides") or ()
+    overrides = read_json(folder / SWEEP_RECORD).get("overrides") or ()
     placing = _placing(points[0].folder) if points and overrides else ()
     return Sweep(folder, (*overrides, *placing), points)
 

@@ -14,7 +14,7 @@ from nst_exp.records.result import Result
 from nst_exp.records.tracking import TrackedRun
 from nst_exp.runs.inputs import Inputs
 
-Within = Callable[[int], AbstractContextManager[Any]]  # entered around work for the run with this index alone
+Within = Callable[[int], AbstractContextManager[object]]  # entered around work for the run with this index alone
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,7 +23,7 @@ from nst_exp.records.registry import ResultRegistry
 from nst_exp.records.result import Result
 from nst_exp.records.tracking import Store, how_to_open, track, try_upload
 from nst_exp.runs.inputs import Inputs, load
-from nst_exp.runs.kind import ActiveRun, RunKind, run_kind
+from nst_exp.runs.kind import ActiveRun, RunKind, Within, run_kind
 from nst_exp.runs.plan import Plan, make_plan
 from nst_exp.runs.progress import phase, run_progress
 
@@ -177,9 +176,7 @@ def run_alone(config: RunConfig, folder: Path, origin: Origin) -> Result:
     return result
 
 
-def solve(
-    runs: Sequence[Run], within: Callable[[int], AbstractContextManager[Any]] = contextlib.nullcontext
-) -> list[Outcome[Any]]:
+def solve(runs: Sequence[Run], within: Within = contextlib.nullcontext) -> list[Outcome[Any]]:
     """Solve runs with equal batch keys together.
 
     Args:

@@ -1,1 +1,1 @@
-"""A sweep of runs: Hydra's launcher and callback, the sweep's folder and its resuming, what a search optimises."""
+"""Sweeps of runs: Hydra's callback and launcher, the sweep's folder, how it is resumed and closed, and searches."""

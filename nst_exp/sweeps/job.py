@@ -1,4 +1,4 @@
-"""What Hydra hands over, made a run of: its checked configuration, where it comes from, and what is said if it fails.
+"""Hydra's job as a run: its checked configuration, where it comes from, and the record of its failure.
 
 Shared by the command, which does one job at a time, and the launcher, which does many side by side.
 """
@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -19,18 +19,23 @@ from nst_exp.config import RunConfig, run_config
 from nst_exp.errors import InputError
 from nst_exp.explanations import one_line
 from nst_exp.records.folder import RunFolder
+from nst_exp.records.sweep import SweepRecord
 from nst_exp.records.tracking import point_name
 from nst_exp.sweeps.search import check_metrics
-from nst_exp.sweeps.sweep import Sweep
 
 if TYPE_CHECKING:
+    from hydra.conf import HydraConf
+
     from nst_exp.runs.run import Origin
 
 _log = logging.getLogger(__name__)
 
 
 def checked(config: DictConfig) -> RunConfig:
-    """The configuration of a job, before JAX is loaded.
+    """Check the configuration of a job, before JAX is loaded.
+
+    Args:
+        config: composed, without Hydra's own part.
 
     Raises:
         InputError: if a value is out of range.
@@ -41,11 +46,15 @@ def checked(config: DictConfig) -> RunConfig:
     return found
 
 
-def origin(config: RunConfig, settings: Any) -> Origin:
-    """Where a run comes from; its name begins with what tells it apart, for MLflow shows two dozen letters.
+def origin(config: RunConfig, settings: HydraConf) -> Origin:
+    """Return where a run comes from; MLflow shows two dozen letters of its name, so that begins with the differences.
 
     Args:
+        config: the checked configuration.
         settings: Hydra's own part of the job's configuration.
+
+    Raises:
+        InputError: if the job belongs to a sweep whose folder has no sound record.
     """
     from nst_exp.runs.run import Origin
 
@@ -53,14 +62,14 @@ def origin(config: RunConfig, settings: Any) -> Origin:
     if settings.mode == RunMode.RUN:
         content = "camera" if config.source == "camera" else PurePath(config.content).stem
         return Origin(f"{content} x {PurePath(config.style).stem}", overrides)
-    sweep = Sweep.in_folder(Path(settings.sweep.dir))
+    sweep = SweepRecord.read(Path(settings.sweep.dir))
     name = point_name(sweep.swept(overrides), settings.job.num)
     return Origin(name, overrides, in_sweep=True, parent=sweep.mlflow_run_id)
 
 
 @contextlib.contextmanager
-def noting_failure(settings: Any) -> Iterator[None]:
-    """If a sweep's point fails, its folder and its log say why; Hydra goes on with the others.
+def record_failure(settings: HydraConf) -> Iterator[None]:
+    """Record in a point's folder and in its log why it fails; the error is raised again, and the others continue.
 
     Args:
         settings: Hydra's own part of the job's configuration.

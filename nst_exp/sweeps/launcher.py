@@ -41,14 +41,27 @@ _log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How many runs a batch may have: at most `max_batch_size` unless None, and those that fit into `memory_share`."""
+    """How many runs a batch may have.
+
+    Attributes:
+        max_batch_size: at most so many, from 1; None for as many as fit into memory.
+        memory_share: the share of the device's free memory that a batch may fill, above 0, at most 1.
+
+    Example:
+        >>> Limits.checked(8, 0.9)
+        Limits(max_batch_size=8, memory_share=0.9)
+    """
 
     max_batch_size: int | None
     memory_share: float
 
     @classmethod
     def checked(cls, max_batch_size: float | str, memory_share: float | str) -> Limits:
-        """The limits that conf/hydra/launcher/batched.yaml names; `auto` is 1 on a CPU, any number elsewhere.
+        """Return the limits that conf/hydra/launcher/batched.yaml names, checked.
+
+        Args:
+            max_batch_size: from 1, or `auto`: 1 on a CPU, and as many as fit on other devices.
+            memory_share: above 0, at most 1.
 
         Raises:
             InputError: if one is out of range.
@@ -64,7 +77,7 @@ class Limits:
         return cls(max_batch_size, memory_share)
 
     def of(self, run: Run) -> int:
-        """How many runs like this one a batch may have."""
+        """Return how many runs like this one a batch may have."""
         if self.max_batch_size == 1:
             return 1
         setup = SolverSetup.of(run.inputs)
@@ -75,13 +88,13 @@ class Limits:
 
 @dataclasses.dataclass
 class _Job:
-    """One job on its way.
+    """One job, from its configuration to its run.
 
     Attributes:
         config: composed, Hydra's part included.
-        log_files: of the job.
-        checked: None until it is known to be good.
-        run: None until it is prepared, and if it is finished already or has failed.
+        log_files: the files that the job logs to.
+        checked: the job's configuration; None before it is checked.
+        run: the job's run; None before it is prepared, and if it is finished already or has failed.
     """
 
     config: DictConfig
@@ -98,7 +111,11 @@ class _Job:
         return Path(self.config.hydra.runtime.output_dir)
 
     def prepare(self) -> None:
-        """Check and read all that the run needs."""
+        """Check and read everything that the run needs.
+
+        Raises:
+            InputError: on anything that the user can put right.
+        """
         config = copy.deepcopy(self.config)
         with read_write(config), open_dict(config):
             del config["hydra"]
@@ -110,10 +127,17 @@ class _Job:
 def launch(
     context: HydraContext, config: DictConfig, job_overrides: Sequence[Sequence[str]], first: int, limits: Limits
 ) -> list[JobReturn]:
-    """Do the jobs with these overrides, numbered from `first`.
+    """Do a sweep's jobs in batches.
+
+    Args:
+        context: Hydra's.
+        config: the sweep's composed configuration, Hydra's part included.
+        job_overrides: the overrides of each job.
+        first: the number of the first job; the others follow.
+        limits: of a batch.
 
     Returns:
-        A return for each, in their order; an error in it is the job's.
+        A return for each job, in their order; the error of a job that failed is in its return.
     """
     return _Launch(context, config, limits).returns(job_overrides, first)
 
@@ -136,7 +160,7 @@ class _Launch:
         return [self._returns[one.number] for one in jobs]
 
     def _composed(self, overrides: Sequence[str], number: int) -> _Job:
-        """A job as Hydra's basic launcher composes it, and with the folder that `run_job` gives it."""
+        """Compose a job as Hydra's basic launcher does, with the folder that `run_job` gives it."""
         config = self._context.config_loader.load_sweep_config(self._config, list(overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
@@ -146,7 +170,7 @@ class _Launch:
         return _Job(config)
 
     def _do(self, jobs: Sequence[_Job]) -> None:
-        """Do all jobs; one that would repeat another comes after it, and takes its result over."""
+        """Do all jobs; a job that would repeat another one comes after it, and takes over its result."""
         first: dict[str, _Job] = {}
         groups: dict[Hashable, list[_Job]] = defaultdict(list)
         repeating = []
@@ -164,7 +188,7 @@ class _Launch:
             self._do(repeating)
 
     def _prepared(self, one: _Job) -> bool:
-        """Whether the job is ready; else it is done already, or failed, and delivered."""
+        """Prepare a job; returns False if it has been delivered, because it is done already or has failed."""
         self._log_as_hydra()
         _log.info("\t#%d : %s", one.number, " ".join(filter_overrides(one.config.hydra.overrides.task)))
         one.folder.mkdir(parents=True, exist_ok=True)
@@ -180,12 +204,12 @@ class _Launch:
         return one.run is not None
 
     def _work_in_batches(self, group: Sequence[_Job]) -> None:
-        """Work on a group, in batches that are halved where that may help; what fails then fails alone."""
+        """Work on a group in batches, and halve a batch that fails, until the failing job is alone."""
         assert group[0].run is not None
         most = self._limits.of(group[0].run)
         while group:
             batches = -(-len(group) // most)
-            batch = group[: -(-len(group) // batches)]  # of even sizes: another size is compiled anew
+            batch = group[: -(-len(group) // batches)]  # of equal sizes, because each size is compiled for itself
             try:
                 self._work(batch)
             except Exception as error:
@@ -198,7 +222,7 @@ class _Launch:
             group = group[len(batch) :]
 
     def _work(self, batch: Sequence[_Job]) -> None:
-        """Solve together, then deliver one by one; whatever ends this early ends the runs in MLflow, too."""
+        """Solve a batch together, then deliver its jobs one by one; an error ends all its runs in MLflow, too."""
         _log_as_job(batch[0])
         with contextlib.ExitStack() as contexts:
             begun: list[tuple[_Job, Run]] = []
@@ -218,10 +242,10 @@ class _Launch:
                 self._deliver(one, partial(run.finish, outcome))
 
     def _deliver(self, one: _Job, result: Callable[[], Result]) -> None:
-        """Let Hydra run the job: all that is left to do is `result`."""
+        """Let Hydra's `run_job` run the job, of which only `result` is left to do."""
 
         def task(_: DictConfig) -> float | tuple[float, ...]:
-            with job.noting_failure(one.config.hydra):
+            with job.record_failure(one.config.hydra):
                 found = result()
                 assert one.checked is not None
                 return returned(found, one.checked.optimized_metrics)
@@ -241,22 +265,23 @@ class _Launch:
 
 
 def _may_be_halved(error: Exception) -> bool:
-    """Whether smaller batches may succeed: memory is short, or one point makes our own code fail.
+    """Return whether smaller batches may succeed: memory is short, or one point makes our own code fail.
 
-    What a user can put right, such as a full disk, is the same for the whole batch: solving again would not help.
+    Errors that a user can put right, such as a full disk, are the same for the whole batch, so solving again would not
+    help.
     """
     return isinstance(error, OutOfMemoryError) or not isinstance(error, InputError | OSError)
 
 
 def _failing(error: Exception) -> Callable[[], Result]:
-    """In the place of a result: raises `error`."""
+    """Return a function that raises `error` in place of returning a result."""
     failed: Outcome[Result] = Outcome(error=error)
     return failed.get
 
 
 @contextlib.contextmanager
 def _hydra_config(config: DictConfig) -> Iterator[None]:
-    """What `${hydra:...}` in a job's settings refers to."""
+    """Let `${hydra:...}` in a job's settings refer to this configuration within the context."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(config)
     try:
@@ -266,7 +291,7 @@ def _hydra_config(config: DictConfig) -> Iterator[None]:
 
 
 def _log_as_job(one: _Job) -> list[logging.FileHandler]:
-    """Log in the form of jobs, but to no file; the files that the job logs to."""
+    """Log in the form of jobs, but to no file; return the files that the job logs to."""
     configure_log(one.config.hydra.job_logging, one.config.hydra.verbose)
     files = _file_handlers()
     _exchange(files, [])
@@ -275,7 +300,7 @@ def _log_as_job(one: _Job) -> list[logging.FileHandler]:
 
 @contextlib.contextmanager
 def _logging_to(jobs: Sequence[_Job]) -> Iterator[None]:
-    """Whatever is logged goes into the logs of these jobs, and no others'."""
+    """Log to the files of these jobs, and to no others, within the context."""
     before, files = _file_handlers(), [file for one in jobs for file in one.log_files]
     _exchange(before, files)
     try:
@@ -289,7 +314,7 @@ def _file_handlers() -> list[logging.FileHandler]:
 
 
 def _exchange(out: Iterable[logging.FileHandler], into: Iterable[logging.FileHandler]) -> None:
-    """Files taken out are closed; they open again when there is more to write."""
+    """Exchange files that are logged to; those taken out are closed, and open again when there is more to write."""
     root = logging.getLogger()
     for file in out:
         root.removeHandler(file)

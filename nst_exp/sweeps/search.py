@@ -1,7 +1,7 @@
-"""What a search seeks: the names that `optimized_metric` may have, and the numbers that a run returns for them.
+"""What a search optimises: the names that `optimized_metric` may have, and the numbers that a run returns for them.
 
-A search is a sweep whose sweeper chooses each point by what earlier ones returned: conf/search has those of
-Optuna. Wrong names and directions are refused before the first run.
+A search is a sweep whose sweeper chooses each point by the results of earlier ones; conf/search has those of Optuna.
+Wrong names and directions are refused before the first run.
 """
 
 from __future__ import annotations
@@ -25,10 +25,16 @@ _BETTER = {name: measure.direction for name, measure in ALL_MEASURES.items()} | 
 
 
 def returned(result: Result, names: Sequence[str]) -> float | tuple[float, ...]:
-    """What a run with this result tells Hydra's sweepers: a number or, with several names, as many.
+    """Return what a run with this result tells Hydra's sweepers.
+
+    Args:
+        names: of measures and costs, as checked by `check_metrics`.
+
+    Returns:
+        A number; with several names, as many.
 
     Raises:
-        InputError: if the run has no such measure, as a picture has none of a video's.
+        InputError: if the run has no such measure, as a picture has none of the measures of videos.
     """
     numbers = {**result.measures, **{name: getattr(result, name) for name in _COSTS}}
     missing = [name for name in names if name not in numbers]
@@ -39,7 +45,7 @@ def returned(result: Result, names: Sequence[str]) -> float | tuple[float, ...]:
 
 
 def number_of_points(config: DictConfig) -> int | None:
-    """How many points the whole sweep has, None if its sweeper does not say.
+    """Return how many points the whole sweep has; None if its sweeper does not tell.
 
     Args:
         config: composed, Hydra's part included.
@@ -55,14 +61,20 @@ def number_of_points(config: DictConfig) -> int | None:
     return math.prod(len(list(axis.sweep_string_iterator())) for axis in axes)
 
 
-def check_metrics(names: Any) -> None:
-    """Refuse what no run could return.
+def check_metrics(names: object) -> None:
+    """Check the names of what a search optimises.
 
     Args:
-        names: `optimized_metric` as a list.
+        names: `optimized_metric` as a list, as far as the user has given one.
 
     Raises:
-        InputError: if a name is unknown, there twice, or there is none.
+        InputError: if it is no list, a name is unknown or there twice, or there is none.
+
+    Example:
+        >>> check_metrics(["score"])
+        >>> check_metrics(["scor"])
+        Traceback (most recent call last):
+        nst_exp.errors.InputError: optimized_metric=scor: choose among score, ...
     """
     if not isinstance(names, list) or not names:
         raise InputError(f"optimized_metric={names}: must be a name, or a list of names")
@@ -74,10 +86,10 @@ def check_metrics(names: Any) -> None:
 
 
 def prepare_sweep(config: DictConfig) -> None:
-    """Refuse a sweep that would seek nothing or the wrong thing; tell Optuna what is better, and keep it quiet.
+    """Check what a sweep optimises, tell Optuna in which direction, and keep its log quiet.
 
     Args:
-        config: composed, Hydra's part included.
+        config: composed, Hydra's part included; the sweeper's direction is set if it is not given.
 
     Raises:
         InputError: as `check_metrics`, or if the sweeper has been given directions that do not fit the metrics.
@@ -91,7 +103,11 @@ def prepare_sweep(config: DictConfig) -> None:
 
 
 def _set_direction(config: DictConfig, names: Sequence[str]) -> None:
-    """Left to itself, Optuna would minimise a similarity, or miss a direction only after the first run."""
+    """Set the direction of each metric; without it, Optuna would minimise all, or fail after the first run.
+
+    Raises:
+        InputError: if other directions are given.
+    """
     given = _plain(config.hydra.sweeper.direction)
     wanted = ["minimize" if _BETTER[name] == "lower" else "maximize" for name in names]
     if given is None:
@@ -105,12 +121,13 @@ def _set_direction(config: DictConfig, names: Sequence[str]) -> None:
 
 
 def _quiet_optuna() -> None:
-    """Hydra's sweeper says all that Optuna says, and the database tools that it brings along are not used."""
+    """Silence Optuna and the database tools below it: Hydra's sweeper logs all that a user needs."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     import optuna
 
     optuna.logging.set_verbosity(logging.WARNING)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
+    """Return a list or table of the configuration without OmegaConf's types."""
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

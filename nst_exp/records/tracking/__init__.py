@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from nst_exp.records.tracking.run import NullRun, TrackedRun, start_run, track, try_upload, upload
+from nst_exp.records.tracking.download import download_repeatable, fetch_runs
+from nst_exp.records.tracking.run import NullRun, TrackedRun, start_run, track
 from nst_exp.records.tracking.store import Store, connect, database_of, existing_store, sqlite_uri
-from nst_exp.records.tracking.sweep import (
-    delete_sweep,
-    end_sweep,
-    end_the_dead,
-    known_parent,
-    start_sweep,
-    sweep_command,
-)
+from nst_exp.records.tracking.sweep import SweepRun, mark_stale_runs_killed, sweep_command
+from nst_exp.records.tracking.upload import try_upload, upload
 from nst_exp.records.tracking.view import how_to_open, point_name
 
 __all__ = [
     "NullRun",
     "Store",
+    "SweepRun",
     "TrackedRun",
     "connect",
     "database_of",
-    "delete_sweep",
-    "end_sweep",
-    "end_the_dead",
+    "download_repeatable",
     "existing_store",
+    "fetch_runs",
     "how_to_open",
-    "known_parent",
+    "mark_stale_runs_killed",
     "point_name",
     "sqlite_uri",
     "start_run",
-    "start_sweep",
     "sweep_command",
     "track",
     "try_upload",

@@ -1,4 +1,4 @@
-"""An sqlite store that was moved or copied together with its artifacts: MLflow notes absolute paths inside."""
+"""Repairs an sqlite store that was moved or copied together with its artifacts: MLflow stores absolute paths in it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _log = logging.getLogger(__name__)
 
 
 def repair_moved_store(database: Path, artifacts: Path) -> None:
-    """Let a store whose folder has moved point to the artifacts beside it, and not to where they were.
+    """Let a store whose folder has moved refer to the artifacts beside it instead of to their former place.
 
-    Only locations of the layout that we make ourselves are touched: a folder `mlartifacts` that is not the one
-    beside the database. Artifacts that somebody put elsewhere on purpose stay there.
+    Only locations of the layout that `Store` makes are changed: a folder `mlartifacts` that is not the one beside the
+    database. Artifacts that somebody put elsewhere on purpose stay there.
 
     Args:
         database: the sqlite file, with MLflow's tables.
@@ -31,7 +31,7 @@ def repair_moved_store(database: Path, artifacts: Path) -> None:
 
 
 def _point_to(artifacts: Path, location: str, old: Path, connection: sqlite3.Connection) -> None:
-    """Move experiments from `location`, the folder `old`; and their runs, unless files of these stayed behind."""
+    """Move experiments from `location`, which is the folder `old`; and their runs, except those whose files stayed."""
     update = "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?"
     connection.execute(update, (artifacts.as_uri(), location))
     beginning = f"{location}/"
@@ -46,7 +46,7 @@ def _point_to(artifacts: Path, location: str, old: Path, connection: sqlite3.Con
 
 
 def _local_path(location: str) -> Path | None:
-    """The folder that an artifact location names; None if it is on a server or in a bucket."""
+    """Return the folder that an artifact location names; None if it is on a server or in a bucket."""
     parts = urlsplit(location)
     if parts.scheme not in ("", "file"):
         return None

@@ -1,4 +1,4 @@
-"""This process, as MLflow knows it: who makes a run, and which signals wait while it writes."""
+"""This process, as MLflow knows it: which process makes a run, and which signals wait while it writes."""
 
 from __future__ import annotations
 
@@ -14,39 +14,48 @@ import psutil
 
 from nst_exp.signals import ENDING
 
+PROCESS = "process"  # the tag that tells which process makes a run
+
 
 @contextlib.contextmanager
-def signals_held() -> Iterator[None]:
-    """Signals that end a command wait until this is left: a write to sqlite that they break off leaves the file locked.
+def defer_signals() -> Iterator[None]:
+    """Defer signals that end a command until the block is left.
 
-    A second Ctrl-C does not wait; other signals may be repeated by their sender. Signals reach the main thread only, so
-    there is nothing to hold in others.
+    A write to an sqlite file that is interrupted leaves the file locked. A second Ctrl-C is not deferred; other signals
+    may be repeated by their sender. Signals reach the main thread only, so in other threads nothing is deferred.
+
+    Raises:
+        KeyboardInterrupt: when the block is left, or within it on the second Ctrl-C, if the handlers of the signals
+            raise it, as those of our commands do.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    held: list[int] = []
+    deferred: list[int] = []
 
-    def hold(number: int, frame: FrameType | None) -> None:
-        if held and number == signal.SIGINT:
+    def defer(number: int, frame: FrameType | None) -> None:
+        if deferred and number == signal.SIGINT:
             raise KeyboardInterrupt
-        held.append(number)
+        deferred.append(number)
 
-    handlers = {number: signal.signal(number, hold) for number in ENDING}
+    handlers = {number: signal.signal(number, defer) for number in ENDING}
     try:
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        if held:
-            signal.raise_signal(held[0])
+        if deferred:
+            signal.raise_signal(deferred[0])
 
 
 def process_tag(pid: int | None = None) -> str:
-    """Host, id and start time of a process: the same id may be given again; the time is 0 if there is none.
+    """Return host, id and start time of a process; the system may give its id to another process later.
 
     Args:
-        pid: of the process; default: this one.
+        pid: the process's id; None means this process.
+
+    Returns:
+        Three words; the start time is in seconds since 1970, and 0 if there is no such process.
     """
     pid = os.getpid() if pid is None else pid
     try:

@@ -1,4 +1,4 @@
-"""The MLflow store: where it is, whether it answers, and what it accepts."""
+"""The MLflow store: its address, a client for it, and the texts that it accepts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from nst_exp.config import TrackingConfig
@@ -17,7 +17,8 @@ from nst_exp.errors import InputError
 from nst_exp.files import home_expanded
 from nst_exp.records.tracking.moved import repair_moved_store
 
-_log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _DEFAULT_FOLDER = "outputs"
@@ -34,6 +35,10 @@ class Store:
         artifacts: folder of pictures and files beside an sqlite file; None with a server, which keeps its own.
         experiment: the MLflow experiment's name.
         named_by: the key or the environment variable that named the store, for error messages.
+
+    Example:
+        >>> Store.at("sqlite:////data/mlflow.db", "nst_exp").artifacts
+        PosixPath('/data/mlartifacts')
     """
 
     uri: str
@@ -43,7 +48,7 @@ class Store:
 
     @property
     def tracks(self) -> bool:
-        """Whether anything is logged."""
+        """Whether anything is logged at all."""
         return bool(self.uri)
 
     @property
@@ -59,7 +64,10 @@ class Store:
 
     @classmethod
     def at(cls, uri: str, experiment: str, named_by: str = "tracking.uri") -> Store:
-        """The store with this address; artifacts of an sqlite file lie beside it.
+        """Return the store with this address; the artifacts of an sqlite file lie beside it.
+
+        Args:
+            uri: http://HOST:PORT, or the URI of an sqlite file.
 
         Raises:
             InputError: if the address is an sqlite URI without a file.
@@ -71,10 +79,10 @@ class Store:
 
     @classmethod
     def of(cls, config: TrackingConfig) -> Store:
-        """The store that a run writes to.
+        """Return the store that a run writes to.
 
-        A key that is given decides, then the environment variable MLFLOW_TRACKING_URI, then the default,
-        mlflow.db in `outputs` below the current directory.
+        The keys `tracking.uri` and `tracking.store` come first, then the environment variable MLFLOW_TRACKING_URI, then
+        the default: mlflow.db in `outputs` below the current directory.
 
         Raises:
             InputError: if the backend needs another kind of address, or none is known.
@@ -96,19 +104,22 @@ class Store:
 
 
 def _address(config: TrackingConfig) -> tuple[str | None, str]:
-    """The URI that was given for the store, if any, and what gave it."""
+    """Return the URI that was given for the store, None if there is none, and the key or variable that gave it."""
     if config.uri:
         return config.uri, "tracking.uri"
     if config.store:
         return None, "tracking.store"
     variable = os.environ.get(URI_VARIABLE)
     if variable and config.backend == "sqlite" and not _is_sqlite(variable):
-        return None, "tracking"  # tracking=sqlite was asked for, and a server's address is no answer to that
+        return None, "tracking"  # tracking=sqlite asks for a file, so a server's address in the variable is ignored
     return variable or None, URI_VARIABLE
 
 
 def existing_store(uri: str | None) -> Store:
-    """The store for commands that read: the one given, else the one that runs write to.
+    """Return the store for commands that read: the one given, else the one that runs write to.
+
+    Args:
+        uri: the store's address; None if none is given.
 
     Raises:
         InputError: if it is an sqlite file that is not there.
@@ -125,7 +136,7 @@ def existing_store(uri: str | None) -> Store:
 
 
 def sqlite_uri(database: Path) -> str:
-    """The URI of an sqlite file, in the form that SQLAlchemy and MLflow read back as the same file."""
+    """Return the URI of an sqlite file, in the form that SQLAlchemy and MLflow read back as the same file."""
     path = str(database)
     if "%" not in path and "?" not in path:
         return f"sqlite:///{path}"
@@ -136,7 +147,7 @@ def sqlite_uri(database: Path) -> str:
 
 
 def database_of(uri: str) -> Path | None:
-    """The file behind an sqlite URI, absolute; None for any other address.
+    """Return the file behind an sqlite URI as an absolute path; None for any other address.
 
     Raises:
         InputError: if it is an sqlite URI that names no file.
@@ -162,11 +173,16 @@ def _is_sqlite(uri: str) -> bool:
 # --- opening -----------------------------------------------------------------------------------------------------
 
 
-def connect(store: Store) -> Any:
-    """An `MlflowClient` on `store`, known to answer.
+def connect(store: Store) -> MlflowClient:
+    """Return a client for `store`, which has answered once.
+
+    The tables of an sqlite file are made if they are missing, and a file that was moved is repaired.
 
     Raises:
         InputError: if the store cannot be reached.
+
+    Example:
+        >>> connect(Store.at("http://127.0.0.1:5000", "nst_exp")).search_experiments()
     """
     _quiet_mlflow()
     from mlflow import MlflowClient
@@ -181,8 +197,8 @@ def connect(store: Store) -> Any:
     return client
 
 
-def experiment_id(client: Any, store: Store) -> str:
-    """The id of the store's experiment, which is made if it is new.
+def experiment_id(client: MlflowClient, store: Store) -> str:
+    """Return the id of the store's experiment, which is made if it is new.
 
     Raises:
         InputError: if the experiment was deleted: MLflow keeps its name, and takes no runs for it.
@@ -193,8 +209,8 @@ def experiment_id(client: Any, store: Store) -> str:
     experiment = client.get_experiment_by_name(store.experiment)
     if experiment is None:
         try:
-            return str(client.create_experiment(store.experiment, artifact_location=location, tags=_KIND))
-        except MlflowException:  # another process was quicker
+            return client.create_experiment(store.experiment, artifact_location=location, tags=_KIND)
+        except MlflowException:  # another process has made it meanwhile
             experiment = client.get_experiment_by_name(store.experiment)
             if experiment is None:
                 raise
@@ -208,7 +224,7 @@ def experiment_id(client: Any, store: Store) -> str:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What a store raises that refuses, is full or does not answer."""
+    """Return the exceptions of a store that refuses a request, is full or does not answer."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError  # of a file that is opened; MLflow wraps later ones
 
@@ -217,7 +233,7 @@ def failures() -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def as_input_error(store: Store) -> Iterator[None]:
-    """Report a store that does not answer, or no longer does, as something that a user can put right."""
+    """Raise an `InputError` in place of what a store raises that refuses a request, is full or does not answer."""
     try:
         yield
     except failures() as error:
@@ -225,7 +241,7 @@ def as_input_error(store: Store) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """What is wrong, in one line; SQLAlchemy adds statements to what the database says."""
+    """Return what is wrong, in one line of at most 200 letters, without the statements that SQLAlchemy adds."""
     root: BaseException = error
     while root.__cause__ is not None:  # MLflow's own text repeats the statement
         root = root.__cause__
@@ -233,7 +249,11 @@ def reason(error: Exception) -> str:
 
 
 def _open_database(store: Store) -> None:
-    """Make the tables once: several processes that open a fresh sqlite store together would corrupt it."""
+    """Make the tables of an sqlite file, one process at a time: several at once would corrupt the file.
+
+    Raises:
+        OSError: if the file cannot be opened or written.
+    """
     from filelock import FileLock
     from mlflow.tracking._tracking_service.utils import _get_store
 
@@ -248,7 +268,11 @@ def _open_database(store: Store) -> None:
 
 
 def _check_database(path: Path) -> None:
-    """Open the file once ourselves: MLflow retries for two minutes what cannot be opened."""
+    """Open the file once, because MLflow would try for two minutes to open a file that it cannot open.
+
+    Raises:
+        OSError: if the file cannot be opened or written.
+    """
     import sqlite3
 
     try:
@@ -261,7 +285,7 @@ def _check_database(path: Path) -> None:
 
 
 def check_server(store: Store) -> None:
-    """Ask once and briefly: MLflow's own client would retry for minutes.
+    """Ask a server once whether it is there; MLflow's own client would retry for minutes.
 
     Raises:
         InputError: if no MLflow server answers.
@@ -277,14 +301,16 @@ def check_server(store: Store) -> None:
 
 
 def _quiet_mlflow() -> None:
-    """No database migrations in a run's log, no telemetry on the network, retries below a minute, no bars."""
+    """Keep MLflow's messages out of a run's log, its telemetry off, and its retries below a minute."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # one for each file
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # our own lines say how to open a run
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # there is one for each file
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # our own messages say how to open a run
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # no page of advice where git is not installed
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # our own line says what went wrong
+    # our own message says what went wrong
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # it warns of each retry
 
 
 # --- what a store accepts ----------------------------------------------------------------------------------------
@@ -296,27 +322,32 @@ _PARAM_LENGTH = 6000
 
 
 def fit_name(text: str) -> str:
-    """A run's name, cut to what every store accepts."""
+    """Return a run's name, cut to the length that every store accepts."""
     return _fit(text, NAME_LENGTH)
 
 
 def fit_key(text: str) -> str:
-    """The name of a param, a metric or a tag, cut, and without letters that MLflow refuses in it."""
+    """Return the name of a param, a metric or a tag, cut, and with `_` for letters that MLflow refuses in it."""
     return _fit("".join(letter if letter.isalnum() or letter in "_-. :/" else "_" for letter in text), _KEY_LENGTH)
 
 
 def fit_tag(text: str) -> str:
-    """A tag's value, cut to what every store accepts."""
+    """Return a tag's value, cut to the length that every store accepts."""
     return _fit(text, _TAG_LENGTH)
 
 
 def fit_param(text: str) -> str:
-    """A param's value, cut to what every store accepts."""
+    """Return a param's value, cut to the length that every store accepts."""
     return _fit(text, _PARAM_LENGTH)
 
 
 def fit_command(words: Sequence[str]) -> str:
-    """A command line as a tag's value that `shlex.split` can read again, even if it had to be cut."""
+    """Return a command line as a tag's value that `shlex.split` can read again, even if it had to be cut.
+
+    Example:
+        >>> fit_command(["size=96", "style=my painting.jpg"])
+        "size=96 'style=my painting.jpg'"
+    """
     kept: list[str] = []
     for word in words:
         line = shlex.join([*kept, word])
@@ -325,18 +356,18 @@ def fit_command(words: Sequence[str]) -> str:
             continue
         room = _TAG_LENGTH - 4 - len(shlex.join([*kept, ""]))
         part = word[: max(room, 0)]
-        while part and len(shlex.quote(part)) > room:  # quotes inside take more letters
+        while part and len(shlex.quote(part)) > room:  # quotes inside are escaped, which takes more letters
             part = part[: len(part) * 9 // 10]
         return _fit(shlex.join([*kept, *([part] if part else [])]) + " ...", _TAG_LENGTH)
     return _fit(shlex.join(kept), _TAG_LENGTH)
 
 
 def is_cut(command: str) -> bool:
-    """Whether `fit_command` had to leave something out."""
+    """Return whether `fit_command` had to leave something out."""
     return command.endswith(" ...")
 
 
 def _fit(text: str, length: int) -> str:
-    """`text` in letters that every database can store, cut to `length` of them."""
+    """Return `text` in letters that every database can store, cut to `length` of them."""
     clean = text.encode("utf-8", "replace").decode().replace("\0", "?")
     return clean if len(clean) <= length else clean[: length - 3] + "..."

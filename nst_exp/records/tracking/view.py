@@ -1,4 +1,4 @@
-"""What MLflow's pages show of runs and sweeps: names, the params beside a picture, ready views and links."""
+"""How runs and sweeps look in MLflow's pages: names, the params beside a picture, ready views and links."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import shlex
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nst_exp.errors import InputError
 from nst_exp.grammar import plain_value
 from nst_exp.records.tracking.store import Store, as_input_error, connect, experiment_id, fit_name
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 _MEASURES = ("score", "lpips", "style_distance")
 _ALWAYS = ("content", "style", "content_weight", "style_weight")
@@ -28,11 +31,19 @@ _LOCAL_UI = "http://127.0.0.1:5000"  # where `mlflow ui` answers by default
 
 
 def point_name(swept: Sequence[str], number: int) -> str:
-    """A name for a sweep's point that begins with its swept settings.
+    """Return a name for a sweep's point that begins with its swept settings.
+
+    MLflow shows the first two dozen letters, so the keys of long names are shortened to their initials.
 
     Args:
-        swept: the overrides that may differ from point to point.
-        number: of the point, for sweeps without any.
+        swept: the point's overrides that may differ from point to point.
+        number: the point's number, used if there are no such overrides.
+
+    Example:
+        >>> point_name(["content_weight=4"], 1)
+        'content_weight=4'
+        >>> point_name(["content_weight=4", "style_weight=0.03"], 1)
+        'cw=4 sw=0.03'
     """
     pairs = [(key.lstrip("+").rpartition(".")[2], _short(value)) for key, _, value in map(_parted, swept)]
     name = " ".join(f"{key}={value}" for key, value in pairs)
@@ -43,7 +54,7 @@ def point_name(swept: Sequence[str], number: int) -> str:
 
 
 def sweep_name(swept: Sequence[str]) -> str:
-    """A name for a sweep that begins with its swept settings and their values.
+    """Return a name for a sweep that begins with its swept settings and their values.
 
     Args:
         swept: the overrides of the command that sweep over something.
@@ -58,19 +69,19 @@ def _parted(override: str) -> tuple[str, str, str]:
 
 
 def _initials(key: str) -> str:
-    """The first letters of a key's words, cw for content_weight; a single word stays as it is."""
+    """Return the first letters of a key's words, cw for content_weight; a single word stays as it is."""
     return "".join(word[:1] for word in key.split("_")) if "_" in key else key
 
 
 def _short(value: str) -> str:
-    """A value without the many digits that a search gives it, and a path without its folders."""
+    """Return a value without the many digits that a search gives it, and a path without its folders."""
     with contextlib.suppress(ValueError):
         return f"{float(value):.4g}" if len(value) > 8 else value
     return value.strip("'\"").rstrip("/").rpartition("/")[2]
 
 
 def _few(value: str) -> str:
-    """The first and the last of many values."""
+    """Return the first values and the last one if there are many, else all."""
     if value.endswith(")"):  # a range or a function of Hydra's
         return value
     values = [_short(one) for one in value.split(",")]
@@ -80,15 +91,15 @@ def _few(value: str) -> str:
 # --- params ------------------------------------------------------------------------------------------------------
 
 
-def shown_params(params: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The settings that MLflow gets as params: the main ones, and those that the command names.
+def shown_params(params: Mapping[str, object], overrides: Sequence[str]) -> dict[str, object]:
+    """Return the settings that MLflow gets as params: the main ones, and those that the command sets.
 
-    MLflow's image grid prints every param of a run above its picture, so that all of them would hide it. The
+    MLflow's image grid prints every param of a run above its picture, so all settings would hide the picture. The
     complete settings are in the run's config.yaml and record.json.
 
     Args:
         params: every setting under its readable name.
-        overrides: Hydra's, of this run.
+        overrides: Hydra's overrides of this run.
     """
     shown = {name: params[name] for name in _ALWAYS if name in params}
     if params.get("source", "image") != "image":
@@ -113,14 +124,19 @@ def shown_params(params: Mapping[str, Any], overrides: Sequence[str]) -> dict[st
 
 
 def view_key(sweep_id: str) -> str:
-    """The name under which the view of a sweep's points is kept in its experiment."""
+    """Return the name under which the view of a sweep's points is kept in its experiment."""
     return f"sweep-{sweep_id[:12]}"
 
 
-def add_view(client: Any, experiment: str, sweep_id: str, swept: Sequence[str]) -> None:
-    """Keep a view in MLflow that shows a sweep's points with their swept settings and measures, the best first.
+def add_view(client: MlflowClient, experiment: str, sweep_id: str, swept: Sequence[str]) -> None:
+    """Add a view to MLflow that shows a sweep's points with their swept settings and measures, the best first.
 
     The form of such a view is not documented, so nothing else may depend on it.
+
+    Args:
+        experiment: the id of the experiment.
+        sweep_id: the id of the sweep's parent run.
+        swept: the overrides of the command that sweep over something.
     """
     settings = dict.fromkeys([_table_name(override) for override in swept] or _ALWAYS[2:])
     columns = [f"params.`{name}`" for name in settings] + [f"metrics.`measure/{name}`" for name in _MEASURES]
@@ -142,14 +158,14 @@ def add_view(client: Any, experiment: str, sweep_id: str, swept: Sequence[str]) 
 
 
 def _table_name(override: str) -> str:
-    """The name of the param that a swept override sets."""
+    """Return the name of the param that a swept override sets."""
     key = _parted(override)[0].lstrip("+~").partition("@")[0]
     table, dot, rest = key.partition(".")
     return f"{_GROUP_TABLE.get(table, table)}{dot}{rest}"
 
 
 def page_of(store: Store, experiment: str, run_id: str, *, is_sweep: bool) -> str:
-    """The address in MLflow's UI of a run's page, or of the table of a sweep's points."""
+    """Return the address in MLflow's UI of a run's page, or of the table of a sweep's points."""
     base = store.shown.rstrip("/") if store.is_server else _LOCAL_UI
     runs = f"{base}/#/experiments/{experiment}/runs"
     if is_sweep:
@@ -158,7 +174,12 @@ def page_of(store: Store, experiment: str, run_id: str, *, is_sweep: bool) -> st
 
 
 def how_to_open(store: Store, run_id: str, *, is_sweep: bool = False) -> str:
-    """What to do, in one line, to see a run or a sweep in MLflow; empty if the store is gone or not there."""
+    """Return, in one line, what to do to see a run or a sweep in MLflow; empty if the store cannot be used.
+
+    Args:
+        run_id: of the run, or of a sweep's parent run.
+        is_sweep: whether the run is a sweep's parent run.
+    """
     if not store.tracks:
         return ""
     try:
@@ -172,5 +193,5 @@ def how_to_open(store: Store, run_id: str, *, is_sweep: bool = False) -> str:
 
 
 def ui_command(store: Store) -> str:
-    """The command that serves an sqlite store, as it can be pasted into a shell."""
+    """Return the command that serves an sqlite store, as it can be pasted into a shell."""
     return f"mlflow ui --backend-store-uri {shlex.quote(store.uri)}"

@@ -67,7 +67,7 @@ def keep_compiled_code(folder: Path) -> None:
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # also short ones, which add up to seconds
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many short ones take seconds
 
 
 def refuse_bad_settings() -> None:

@@ -113,9 +113,7 @@ class Frames:
 
     def numbers(self, pass_: int, index: int) -> dict[str, float]:
         """Return the numbers that are stored with a frame."""
-        with PillowImage.open(
-            self.file(pass_, index)
-        ) as image:  # the text comes before the pixels, which need not be decoded
+        with PillowImage.open(self.file(pass_, index)) as image:  # reads the text without decoding the pixels
             found: dict[str, float] = json.loads(image.info[_NUMBERS])
             return found
 

@@ -162,7 +162,11 @@ class Pool:
 
 @dataclass(frozen=True)
 class Chain:
-    """Blocks applied one after the other."""
+    """Blocks applied one after the other.
+
+    Attributes:
+        blocks: The blocks, in order.
+    """
 
     blocks: tuple[Block, ...]
 
@@ -186,7 +190,11 @@ class Chain:
 
 @dataclass(frozen=True)
 class Concat:
-    """Blocks applied to the same input, whose output channels are concatenated."""
+    """Blocks applied to the same input, whose output channels are concatenated.
+
+    Attributes:
+        branches: The blocks, in the order of their channels.
+    """
 
     branches: tuple[Block, ...]
 

@@ -125,6 +125,9 @@ def as_input_error(label: str, what: str) -> Iterator[None]:
     Args:
         label: The file's name in messages.
         what: Description of the format that the file should have, for messages.
+
+    Raises:
+        InputError: If anything is raised inside.
     """
     try:
         yield

@@ -49,7 +49,7 @@ def read_file(
     """
     library = library_of(path, network) if file_format.library == "any" else file_format.library
     shapes = tensor_shapes(network, layers, library)
-    with closing(file_format.read(path, network, network.kernels(layers))) as tensors:  # and with it the file
+    with closing(file_format.read(path, network, network.kernels(layers))) as tensors:  # closes the file
         arrays = {name: checked(name, tensor, shapes[name], network) for name, tensor in tensors if name in shapes}
     for name, shape in tensor_shapes(network, needed, library).items():
         if name not in arrays:

@@ -189,11 +189,11 @@ def read_frames(video: VideoFile, cut: Cut, *, on_corrupt: str, name: str) -> It
         The frames, in order, with increasing time stamps.
 
     Raises:
-        InputError: Before the first frame, if the file was cut short and selected frames are missing; or at the place
-            where something cannot be decoded.
+        InputError: If the file cannot be read; with `error`, also where something cannot be decoded, and before the
+            first frame if the file was cut short and selected frames are missing.
 
     Example:
-        >>> video = probe(Path("moving.mp4"), "content")
+        >>> video = probe(Path("moving.mp4"), "content")  # written by the example of `write_video`
         >>> for frame in read_frames(video, Cut(start=5, end=20, every=5), on_corrupt="error", name="content"):
         ...     print(frame.index, frame.pts * video.time_base, frame.levels.shape)
         5 1/5 (64, 96, 3)

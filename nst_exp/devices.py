@@ -14,7 +14,7 @@ from pathlib import Path
 from nst_exp.errors import InputError
 
 # Settings of JAX that change results or that the code does not support. Pictures are computed in float32 with JAX's
-# default promotion and random numbers, whatever other programs in the same shell need.
+# default promotion and random numbers, regardless of other programs in the same shell.
 _IGNORED = (
     *("JAX_ENABLE_X64", "JAX_DEFAULT_DTYPE_BITS", "JAX_NUMPY_DTYPE_PROMOTION", "JAX_NUMPY_RANK_PROMOTION"),
     *("JAX_DEFAULT_MATMUL_PRECISION", "JAX_DEFAULT_PRNG_IMPL", "JAX_ENABLE_CUSTOM_PRNG", "JAX_THREEFRY_PARTITIONABLE"),
@@ -24,27 +24,28 @@ _IGNORED = (
 )
 _CHOOSE_DEVICES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
 
-# XLA writes and times many Triton kernels for each matrix product that it has not met before; cuBLAS needs none of
-# them. On an NVIDIA H200 (JAX 0.11.2) a first picture of 320 px took 31 s with this flag, compiling included, and
-# 58 s or more without it.
+# XLA generates and times many Triton kernels for each new matrix product; cuBLAS needs none of them. On an NVIDIA H200
+# (JAX 0.11.2), a first picture of 320 px took 31 s with this flag, including compilation, and 58 s or more without it.
 _WITHOUT_TRITON = "--xla_gpu_enable_triton_gemm"
 _GPU_PLUGINS = "jax_plugins"  # the namespace package in which JAX looks for CUDA and ROCm
 
 
 def ignore_settings() -> list[str]:
-    """Remove the settings of JAX from the environment that results must not depend on; call it before importing JAX.
+    """Remove settings of JAX from the environment on which results must not depend.
+
+    Call this before JAX is imported.
 
     Returns:
-        Those that were set, as NAME=VALUE.
+        The removed settings, as NAME=VALUE.
     """
     return [f"{name}={os.environ.pop(name)}" for name in _IGNORED if os.environ.get(name)]
 
 
 def set_gpu_defaults() -> None:
-    """Set what XLA should do on a GPU unless the environment says otherwise; call it before importing JAX.
+    """Set XLA's options for GPUs, unless the environment sets them.
 
-    Matrix products are left to the vendor's library, which compiles faster, and XLA's warnings are not printed into
-    the progress of a run. Without a plugin for GPUs nothing is set.
+    Matrix products are left to the vendor's library, which compiles faster, and XLA's warnings are not printed into the
+    progress of a run. Nothing is set if JAX has no plugin for GPUs. Call this before JAX is imported.
     """
     if importlib.util.find_spec(_GPU_PLUGINS) is None:
         return
@@ -55,52 +56,58 @@ def set_gpu_defaults() -> None:
 
 
 def keep_compiled_code(folder: Path) -> None:
-    """Let JAX keep compiled code in `folder`, and say nothing of devices that it does not find; imports JAX."""
+    """Let JAX cache compiled code in a folder, and not report devices that it does not find.
+
+    This imports JAX.
+
+    Args:
+        folder: The cache folder.
+    """
     logging.getLogger("jax").setLevel(logging.WARNING)
     import jax
 
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many small functions add up to seconds
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # many short ones take seconds
 
 
 def refuse_bad_settings() -> None:
-    """Check the values of JAX's settings that are left; JAX is imported only if there are any.
+    """Check the values of the remaining settings of JAX; JAX is only imported if there are any.
 
     Raises:
-        InputError: if JAX does not accept one, such as `JAX_LOG_COMPILES=maybe`.
+        InputError: If JAX does not accept one, such as `JAX_LOG_COMPILES=maybe`.
     """
     names = sorted(name for name in os.environ if name.startswith("JAX_") and name not in _CHOOSE_DEVICES)
     if not names:
         return
     try:
-        import jax  # noqa: F401  # reads its settings
+        import jax  # noqa: F401  # JAX reads its settings on import
     except ValueError as error:
-        raise InputError(f"JAX does not accept its settings ({_shown(names)}): {error}") from error
+        raise InputError(f"JAX does not accept its settings ({_as_assignments(names)}): {error}") from error
 
 
 @functools.cache
 def backend() -> str:
-    """The platform of JAX's default device: `cpu`, `gpu` or `tpu`.
+    """Return the platform of JAX's default device: `cpu`, `gpu` or `tpu`.
 
     Raises:
-        InputError: if JAX finds no device, such as with `JAX_PLATFORMS=cuda` on a machine without one, or XLA does
-            not know a flag in XLA_FLAGS.
+        InputError: If JAX finds no device, for instance with `JAX_PLATFORMS=cuda` on a machine without one, or if XLA
+            does not know a flag in XLA_FLAGS.
     """
     _refuse_unknown_flags()
     import jax
 
     try:
         return jax.default_backend()
-    except Exception as error:  # RuntimeError or AssertionError, by the platform
+    except Exception as error:  # RuntimeError or AssertionError, depending on the platform
         reason = " ".join(str(error).split())[:200] or "there is none here"
-        named = _shown([name for name in _CHOOSE_DEVICES if os.environ.get(name)] or ["JAX_PLATFORMS"])
+        named = _as_assignments([name for name in _CHOOSE_DEVICES if os.environ.get(name)] or ["JAX_PLATFORMS"])
         raise InputError(
             f"{named}: JAX cannot use this device: {reason}; unset it, or choose among cpu, cuda, rocm, tpu"
         ) from error
 
 
 def _refuse_unknown_flags() -> None:
-    """XLA ends the whole process for a flag that it does not know, so another process tries them first."""
+    """Try XLA_FLAGS in another process, since XLA ends the whole process for a flag that it does not know."""
     if os.environ.get("XLA_FLAGS", "") in ("", f"{_WITHOUT_TRITON}=false"):
         return
     others = {name: value for name, value in os.environ.items() if name not in _CHOOSE_DEVICES}
@@ -112,5 +119,6 @@ def _refuse_unknown_flags() -> None:
         raise InputError(f"XLA_FLAGS={os.environ['XLA_FLAGS']}: XLA does not accept this: {reason[2] or reason[0]}")
 
 
-def _shown(names: Sequence[str]) -> str:
+def _as_assignments(names: Sequence[str]) -> str:
+    """Return variables of the environment as NAME=VALUE, separated by commas."""
     return ", ".join(f"{name}={os.environ.get(name, '')}" for name in names)

@@ -1,13 +1,13 @@
-"""The one exception for what a user can put right.
+"""The exceptions for problems that users can solve themselves.
 
-Every check raises `InputError` with a single line that names the thing, its value and what is allowed.
-Only the commands turn it into an exit code; a traceback is kept for defects of our own.
+Every check raises `InputError` with a single line that names the setting, its value and the values that are allowed.
+Only commands turn it into an exit code. A traceback means a defect of this program.
 """
 
 
 class InputError(ValueError):
-    """Wrong input: a value out of range, an unreadable file, params that do not fit, a server not there."""
+    """Raised for wrong input: a value out of range, an unreadable file, params that do not fit, a missing server."""
 
 
 class OutOfMemoryError(InputError):
-    """The device has too little memory for what was asked; a smaller picture or a smaller batch may fit."""
+    """Raised if the device has too little memory for a request; a smaller picture or a smaller batch may fit."""

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all."""
+"""Atomic writing of files, and other operations on files and folders."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import platformdirs
 
 from nst_exp.errors import InputError
 
-TEMPORARY = f".{'[0-9a-f]' * 32}.tmp"  # the pattern of names that files have while they are written
+TEMPORARY = f".{'[0-9a-f]' * 32}.tmp"  # the pattern for names of files that are being written
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` so that `path` holds all of it or is left as it was.
+    """Write a file so that `path` has either all of the new content or the old content.
 
     Raises:
-        InputError: if the folder cannot be written or the disk is full.
+        InputError: If the folder cannot be written, or the disk is full.
     """
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -34,29 +34,33 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         raise InputError(f"{str(path)!r} cannot be written: {error.strerror}") from error
     finally:
-        with contextlib.suppress(OSError):  # gone already, unless something failed
+        with contextlib.suppress(OSError):  # it still exists only if something failed
             temporary.unlink()
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write `data` as indented JSON, atomically."""
+    """Write `data` as indented JSON, atomically.
+
+    Raises:
+        InputError: As with `write_atomically`.
+    """
     write_atomically(path, (json.dumps(data, indent=2) + "\n").encode())
 
 
 def missing_folders(path: Path) -> list[Path]:
-    """The folder and those above it, as far as they do not exist."""
+    """Return the folder and its parents, as far as they do not exist, from the inside out."""
     return [folder for folder in (path, *path.parents) if not folder.exists()]
 
 
 def remove_folders(folders: Iterable[Path]) -> None:
-    """Remove folders, inner ones first, each only if it is empty."""
+    """Remove those folders that are empty, inner ones first."""
     for folder in sorted(folders, key=lambda folder: len(folder.parts), reverse=True):
         with contextlib.suppress(OSError):
             folder.rmdir()
 
 
 def digest(path: Path) -> str | None:
-    """SHA-256 of the file's bytes, in hexadecimal; None if it cannot be read."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal; None if the file cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -65,10 +69,10 @@ def digest(path: Path) -> str | None:
 
 
 def home_expanded(address: str | Path) -> Path:
-    """The path with `~` replaced by the home folder.
+    """Replace a leading `~` by the home folder.
 
     Raises:
-        InputError: if the path begins with `~` and there is no such home folder.
+        InputError: If the home folder is unknown.
     """
     try:
         return Path(address).expanduser()
@@ -77,19 +81,19 @@ def home_expanded(address: str | Path) -> Path:
 
 
 def cache_folder(address: str | None) -> Path:
-    """Where downloads, converted params and compiled code are kept.
+    """Return the folder for downloads, converted params and compiled code.
 
     Args:
-        address: of the folder; None for the platform's own place.
+        address: The folder's path, which may begin with `~`; None for the platform's cache folder.
 
     Raises:
-        InputError: as `home_expanded`.
+        InputError: As with `home_expanded`.
     """
     return home_expanded(address) if address else platformdirs.user_cache_path("nst_exp")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What is in the file; {} if there is none, or it is no JSON object."""
+    """Read a JSON object from a file; {} if the file cannot be read or holds something else."""
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError):

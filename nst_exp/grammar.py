@@ -1,4 +1,4 @@
-"""Single overrides in Hydra's grammar: reading them, and writing any text as a value."""
+"""Reading and writing of single overrides in Hydra's grammar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
 def parsed(override: str) -> Override | None:
-    """The override as Hydra reads it, None if it cannot be read."""
+    """Parse an override with Hydra's grammar; None if it is not valid."""
     try:
         return OverridesParser.create().parse_override(override)
     except HydraException:
@@ -23,7 +23,7 @@ def parsed(override: str) -> Override | None:
 
 
 def literal(text: str) -> str:
-    """`text` as a value: as it is where Hydra reads it as this very text, else quoted."""
+    """Return `text` as a value in Hydra's grammar, in quotes only if Hydra would read it differently without them."""
     if "${" not in text and "\\" not in text:  # a backslash may escape the comma of a list
         found = parsed(f"key={text}")
         value = found.value() if found is not None else None
@@ -33,23 +33,28 @@ def literal(text: str) -> str:
 
 
 def quoted(value: str) -> str:
-    """A value in quotes; interpolations in it stay interpolations."""
+    """Return a value in quotes, in which interpolations still work."""
     return str(QuotedString(text=value, quote=Quote.single).with_quotes())
 
 
 def shell_form(key: str, texts: Sequence[str]) -> str:
-    """What to type in a shell so that `key` gets these texts as its values."""
+    """Return the argument to type in a shell that sets a key to literal values.
+
+    Args:
+        key: The key of the override.
+        texts: The values; several values make a sweep.
+    """
     values = [str(QuotedString(text=escape_interpolation(text), quote=Quote.double).with_quotes()) for text in texts]
     return shlex.quote(f"{key}={','.join(values)}")
 
 
 def escape_interpolation(text: str) -> str:
-    """`text` for a place where OmegaConf would resolve `${...}`: it is kept as letters."""
+    """Escape `${...}` in `text`, so that OmegaConf keeps it as it is."""
     return _INTERPOLATION.sub(lambda match: f"{match[1] * 2}\\${{", text)
 
 
 def escape_all(value: Any) -> Any:
-    """A resolved container for OmegaConf to read once more, each text in it kept as letters."""
+    """Escape all texts in a resolved container, so that OmegaConf keeps them when it reads the container again."""
     if isinstance(value, dict):
         return {key: escape_all(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -58,7 +63,7 @@ def escape_all(value: Any) -> Any:
 
 
 def plain_value(override: str) -> str:
-    """What an override sets its key to, without the quotes that the grammar needs."""
+    """Return the value in an override, without the quotes that the grammar needs."""
     found, text = parsed(override), override.partition("=")[2]
     if found is None or found.is_sweep_override() or not isinstance(found.value(), str):
         return text

@@ -1,4 +1,4 @@
-"""Memory: what is free, the peak of what runs between two calls, and what is kept in caches of so many bytes."""
+"""Free memory, peak memory, and caches of limited size."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ _CLEAR_REFS, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 def remembered(cache: LRUCache[Hashable, Value], key: Hashable, make: Callable[[], Value]) -> Value:
-    """Return what `cache` holds under `key`; else call `make` and keep its result if the cache is large enough."""
+    """Return a value from a cache, or make it and keep it there.
+
+    Args:
+        cache: The cache. A value that is too large for it is returned but not kept.
+        key: The key of the value.
+        make: Makes the value.
+    """
     if key in cache:
         return cache[key]
     made = make()
@@ -31,13 +37,19 @@ def remembered(cache: LRUCache[Hashable, Value], key: Hashable, make: Callable[[
 
 
 def reset_peak() -> None:
-    """Begin to count anew, where the system can (Linux, host memory); elsewhere the peak is the process's."""
+    """Start a new measurement of peak memory.
+
+    This works for a process's own memory on Linux. Elsewhere, peaks are measured from the start of the process.
+    """
     with contextlib.suppress(OSError):
         _CLEAR_REFS.write_text("5")  # proc(5): resets the peak resident set size
 
 
 def peak_mb() -> float:
-    """The most memory in use so far, in MB (10^6 bytes): of the device if it tells, else of this process."""
+    """Return the peak of memory in use, in MB (10^6 bytes).
+
+    It is the peak of the device if the device reports it, else of this process since `reset_peak`.
+    """
     statistics = jax.devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in statistics:
         return float(statistics["peak_bytes_in_use"]) / 1e6
@@ -49,7 +61,11 @@ def peak_mb() -> float:
 
 
 def free_bytes() -> float:
-    """Memory that may still be used: the devices', each as full as the fullest, if they tell, else the host's."""
+    """Return how much more memory may be used, in bytes.
+
+    If all devices report their memory, this is their free memory, as if each had no more than the fullest one.
+    Otherwise, it is the host's free memory, within the limits of the container.
+    """
     statistics = [device.memory_stats() or {} for device in jax.local_devices()]
     if all("bytes_limit" in of_one for of_one in statistics):
         least = min(int(of_one["bytes_limit"]) - int(of_one.get("bytes_in_use", 0)) for of_one in statistics)
@@ -58,13 +74,14 @@ def free_bytes() -> float:
 
 
 def _free_in_container(root: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> float:
-    """What the control groups of this process leave free, in bytes: psutil knows the whole machine only.
+    """Return the memory that the control groups of this process leave free, in bytes; infinity without control groups.
 
-    Both versions of Linux' control groups are read; file pages that can be dropped do not count as used.
+    psutil knows only the whole machine. Both versions of Linux' control groups are read. File pages that can be dropped
+    do not count as used.
 
     Args:
-        root: where the control groups are mounted.
-        own: the file that names those of this process.
+        root: Folder in which the control groups are mounted.
+        own: File that names the control groups of this process.
     """
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
@@ -81,10 +98,10 @@ def _free_in_container(root: Path = _CGROUPS, own: Path = _OWN_CGROUP) -> float:
 
 
 def _free_below(root: Path, path: str, limit: str, usage: str, droppable: str) -> float:
-    """The least that the control group `path` and those above it leave; inside a container `path` may be missing."""
+    """Return the least that a control group and its parents leave free; inside a container, `path` may be missing."""
     folder, free = root / path.lstrip("/"), math.inf
     for group in (folder, *folder.parents):
-        with contextlib.suppress(OSError, ValueError):  # "max" is no number, and no limit
+        with contextlib.suppress(OSError, ValueError):  # "max" is not a number, and means no limit
             used = int((group / usage).read_text())
             statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
             free = min(free, int((group / limit).read_text()) - used + int(statistics.get(droppable, 0)))

@@ -1,4 +1,7 @@
-"""What became of each entry of a batch: it has a value, or it failed while the others continued."""
+"""The outcomes of a batch's entries.
+
+Each entry has a value, or failed while the others continued.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,13 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Outcome(Generic[Value]):
-    """A value, or the error that took its place. Only `get` raises the error.
+    """A value, or the error that occurred instead.
+
+    The error is only raised by `get`.
 
     Attributes:
-        value: None if there is an error.
-        error: None if there is a value.
+        value: The value; None if there is an error.
+        error: The error; None if there is a value.
     """
 
     value: Value | None = None
@@ -28,7 +33,7 @@ class Outcome(Generic[Value]):
         """Return the value.
 
         Raises:
-            Exception: the error, if there is one.
+            Exception: The error, if there is one.
         """
         if self.error is not None:
             raise self.error
@@ -37,17 +42,17 @@ class Outcome(Generic[Value]):
 
 @dataclass
 class Failure:
-    """Why one run of a batch cannot be continued, while the others can.
+    """The reason why a run of a batch cannot continue, while the others can.
 
     Attributes:
-        error: the first one; None while there is none.
+        error: The first error; None as long as there is none.
     """
 
     error: InputError | None = None
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:
-        """Keep an InputError that is raised in the context instead of letting it out."""
+        """Keep an InputError that is raised in the context, instead of letting it propagate."""
         try:
             yield
         except InputError as error:

@@ -1,4 +1,4 @@
-"""The nearest match for a mistyped name."""
+"""Suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from collections.abc import Iterable
 
 
 def did_you_mean(name: object, choices: Iterable[str]) -> str:
-    """The end of a refusal: `; did you mean 'lbfgs'?`, or nothing if no choice is similar.
+    """Suggest the choice most similar to a name, for the end of an error message.
 
     A dotted key is also found by its last part: `improvment` suggests `stop.improvement`.
+
+    Returns:
+        A text such as `; did you mean 'lbfgs'?`, empty if no choice is similar.
     """
     found = nearest(str(name), choices)
     return f"; did you mean {found!r}?" if found else ""
 
 
 def nearest(name: str, choices: Iterable[str]) -> str | None:
-    """The choice most similar to `name`, None if there is no similar one."""
+    """Return the choice most similar to `name`; None if no choice is similar."""
     whole = list(dict.fromkeys(choices))
     forms: dict[str, str] = {}
     for choice in whole:

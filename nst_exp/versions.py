@@ -1,4 +1,7 @@
-"""Versions of installed packages, of FFmpeg's libraries, and the processor: what the same code may differ by."""
+"""Versions of packages and of FFmpeg's libraries, and the processor.
+
+With the same code, results may still differ by these.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ _NAMES = re.compile(r"^(?:model name|Processor|cpu model|cpu)\s*:\s*(.+)$", re.M
 
 
 def installed_version(package: str) -> str:
-    """The version of `package`, or `unknown` where its metadata is missing, as in a folder that was copied."""
+    """Return the version of a package, or `unknown` if it has no metadata, as in a folder that was copied."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -21,22 +24,25 @@ def installed_version(package: str) -> str:
 
 
 def ffmpeg_version() -> str:
-    """The versions of FFmpeg's libraries that PyAV uses, which need not be those that PyAV was published with."""
-    import av  # here, for pictures need none of it
+    """Return the versions of the FFmpeg libraries that PyAV uses.
+
+    They may differ from those that PyAV was published with.
+    """
+    import av  # imported here because images do not need it
 
     libraries = sorted(av.library_versions.items())
     return ", ".join(f"{name} {'.'.join(map(str, version))}" for name, version in libraries)
 
 
 def decoders_version() -> str:
-    """The versions of what turns videos and animations into frames, and brings these to a size."""
+    """Return the versions of everything that decodes videos and animations and resizes their frames."""
     return f"av {installed_version('av')}, {ffmpeg_version()}, pillow {installed_version('pillow')}"
 
 
 @functools.cache
 def processor() -> str:
-    """The processor's name and the instruction sets that it has: XLA and NumPy compute by them, and round by them."""
-    import numpy as np  # here, for help and completion need none of it
+    """Return the processor's name and instruction sets, on which rounding in XLA and NumPy depends."""
+    import numpy as np  # imported here because help and completion do not need it
 
     try:
         found = _NAMES.search(_PROCESSORS.read_text(errors="replace"))

@@ -1,1 +1,4 @@
-"""Images, video and camera in and out. Never imports JAX: bad input is refused before JAX is loaded."""
+"""Reading and writing of images, videos and cameras.
+
+The package never imports JAX, so that invalid input is refused before JAX is loaded.
+"""

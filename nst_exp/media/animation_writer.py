@@ -1,6 +1,7 @@
-"""Animations, GIF and WebP, are written here, frame by frame: no more than three frames are held at a time.
+"""Writing of animations (GIF and WebP), frame by frame.
 
-This module must stay quick to import: inputs are checked before JAX is.
+No more than three frames are held in memory at a time. Keep imports of this module fast: inputs are checked before JAX
+is loaded.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from PIL import Image as PillowImage
 from nst_exp.media.codecs import Codec
 from nst_exp.media.frame_conversion import Levels
 
-_MOST_TICKS = 65535  # that a GIF can show a picture for; it is repeated for the rest
+_MAX_TICKS = 65535  # the longest duration of a GIF's frame; longer ones are stored as several frames
 
 
 class _Picture(NamedTuple):
-    """A picture of an animation: when it begins and for how long it is shown, in ticks from 0."""
+    """A frame of an animation: when it begins, counted from 0, and how long it is shown, both in ticks."""
 
     begin: int
     ticks: int
@@ -32,16 +33,22 @@ class _Picture(NamedTuple):
 def write_animation(
     path: Path, codec: Codec, frames: Iterator[tuple[int, Levels]], *, time_base: Fraction, usual: int, end: int | None
 ) -> None:
-    """Write an animation that begins at 0 and is repeated for ever.
+    """Write an animation that begins at time 0 and repeats forever.
+
+    The file is not written atomically.
 
     Args:
-        codec: of an animation.
-        frames: at least one: time stamps in units of `time_base`, rising, and levels of one size.
-        usual: how long a frame is shown, in units of `time_base`.
-        end: when the last frame ends, in units of `time_base`; None: after the usual time.
+        path: The file to write.
+        codec: A codec for animations, that is, one whose `animation` is not None.
+        frames: At least one pair of a time stamp, in units of `time_base`, and a frame's levels. Time stamps must
+            increase, and all frames must have the same size.
+        time_base: Unit of time stamps, in seconds.
+        usual: Usual duration of a frame, in units of `time_base`.
+        end: When the last frame ends, in units of `time_base`; None shows it for the usual duration.
 
     Raises:
-        OSError, av.error.FFmpegError: if the file cannot be written.
+        OSError: If the file cannot be written.
+        av.error.FFmpegError: If FFmpeg cannot encode or write the file.
     """
     format_ = codec.animation
     assert format_ is not None
@@ -55,7 +62,7 @@ def write_animation(
 def _in_ticks(
     frames: Iterator[tuple[int, Levels]], scale: Fraction, usual: int, end: int | None
 ) -> Iterator[tuple[int, Levels | None]]:
-    """When each frame begins, in ticks from 0, and its levels; at last when all end, and None."""
+    """Yield each frame's beginning, in ticks from 0, with its levels, and finally the animation's end with None."""
     first = last = None
     for stamp, levels in frames:
         first, last = stamp if first is None else first, stamp
@@ -66,10 +73,10 @@ def _in_ticks(
 
 
 def _shown(frames: Iterable[tuple[int, Levels | None]], least: int) -> Iterator[_Picture]:
-    """The frames that are shown.
+    """Yield the frames that are shown long enough, and leave out all others.
 
-    One that would be shown for less than `least` ticks gives its time to the one before it; the sum stays the same. A
-    frame waits until it is known for how long it can be shown.
+    A frame that would be shown for less than `least` ticks gives its time to the frame before it, so that the total
+    duration stays the same. Each frame is held back until its duration is known.
     """
     shown: tuple[int, Levels] | None = None
     waiting: tuple[int, Levels] | None = None
@@ -88,7 +95,7 @@ def _shown(frames: Iterable[tuple[int, Levels | None]], least: int) -> Iterator[
 
 
 def _write_encoded(path: Path, codec: Codec, tick: Fraction, pictures: Iterable[_Picture]) -> None:
-    """Write with FFmpeg's encoder for the format."""
+    """Write the animation with FFmpeg's encoder for the format."""
     with av.open(str(path), "w", format=codec.suffix.removeprefix("."), options={"loop": "0"}) as output:
         video: Any = None
         end = 0
@@ -108,7 +115,9 @@ def _write_encoded(path: Path, codec: Codec, tick: Fraction, pictures: Iterable[
 
 
 def _end_at(path: Path, end: int) -> None:
-    """Make a WebP animation end at `end`, in ms: FFmpeg shows the last picture for as long as the others on average.
+    """Make a WebP animation end at `end`, in ms.
+
+    FFmpeg shows the last frame for the average duration of the others, so the duration is corrected in the file.
 
     References:
         WebP Container Specification, "Extended File Format": chunks ANMF.
@@ -123,15 +132,16 @@ def _end_at(path: Path, end: int) -> None:
                 file.seek(place)
                 ticks = int.from_bytes(file.read(3), "little")
             file.seek(start + size + size % 2)
-        if place:  # of a single picture there is no animation
+        if place:  # a file with a single frame is no animation
             file.seek(place)
             file.write((end - begin).to_bytes(3, "little"))
 
 
 def _write_gif(path: Path, pictures: Iterable[_Picture]) -> None:
-    """Of each picture only the part that differs from the one before is written, in up to 256 colours of its own.
+    """Write a GIF in which each frame stores only the part that differs from the previous frame.
 
-    Pillow's own way to write several pictures holds them all until the last one is there.
+    Each part has its own palette of up to 256 colours. Pillow's own writer would hold all frames in memory until the
+    last one is available.
     """
     before: Levels | None = None
     with path.open("wb") as file:
@@ -140,7 +150,7 @@ def _write_gif(path: Path, pictures: Iterable[_Picture]) -> None:
                 header, _ = GifImagePlugin.getheader(_paletted(levels), info={"loop": 0})
                 file.write(b"".join(header))
             while ticks:
-                part = min(ticks, _MOST_TICKS)
+                part = min(ticks, _MAX_TICKS)
                 (left, top), changed = _changed(before, levels)
                 settings = {"duration": 10 * part, "disposal": 1, "include_color_table": True}
                 file.write(b"".join(GifImagePlugin.getdata(_paletted(changed), (left, top), **settings)))
@@ -153,7 +163,11 @@ def _paletted(levels: Levels) -> PillowImage.Image:
 
 
 def _changed(before: Levels | None, levels: Levels) -> tuple[tuple[int, int], Levels]:
-    """Where the part of a picture begins that differs from the one before, (left, top) in px, and this part."""
+    """Find the part of a frame that differs from the previous frame.
+
+    Returns:
+        The part's position, (left, top) in px, and its levels.
+    """
     if before is None:
         return (0, 0), levels
     differs = (before != levels).any(axis=2)

@@ -1,7 +1,8 @@
-"""A live camera: read in a thread, so that whoever asks gets the newest frame and never waits for late ones.
+"""Live cameras, read in a background thread that keeps only the newest frame.
 
-FFmpeg reads the device. Where there is none its test picture takes the place of one; as FFmpeg makes that as fast as it
-can, it is held back to the pace of its own time stamps.
+A slow consumer therefore always gets the newest frame and never waits for late ones. FFmpeg reads the device. On a
+machine without a camera, FFmpeg's test pattern takes its place. Since FFmpeg generates the pattern as fast as it can,
+it is slowed down to the pace of its own time stamps.
 """
 
 from __future__ import annotations
@@ -22,25 +23,26 @@ import av.error
 from nst_exp.errors import InputError
 from nst_exp.media.frame_conversion import Levels, UnsupportedColoursError, levels_of
 
-_FORMATS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}  # FFmpeg's inputs, by sys.platform
-_VIRTUAL = "lavfi"  # FFmpeg's input whose devices are filters
+# FFmpeg's input formats for cameras, by sys.platform
+_FORMATS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
+_VIRTUAL = "lavfi"  # FFmpeg's input format whose devices are filters
 _TEST_PICTURE = "testsrc=size=320x240:rate=25"
-_DEFAULT_RATE = Fraction(25)  # of what does not say
-_PATIENCE = 10.0  # s without a frame after which a camera is given up
-_PAUSE = 0.01  # s until a camera that had nothing to give is asked again
+_DEFAULT_RATE = Fraction(25)  # frames per second, of cameras that report no rate
+_TIMEOUT_S = 10.0  # a camera that delivers no frame for this long is given up
+_PAUSE_S = 0.01  # pause before a camera that had no frame ready is asked again
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Device:
-    """A camera that has been seen to work.
+    """A camera that has been tried and works.
 
     Attributes:
-        name: FFmpeg's, such as /dev/video0.
-        format: FFmpeg's name of the input, such as v4l2.
-        rate: frames a second, as far as it says.
-        first: its first frame when it was tried.
+        name: FFmpeg's name of the device, such as /dev/video0.
+        format: FFmpeg's name of the input format, such as v4l2.
+        rate: Frames per second as reported by the camera; 25 if it reports none.
+        first: The frame that the camera delivered when it was tried, uint8 (H, W, 3).
     """
 
     name: str
@@ -50,18 +52,18 @@ class Device:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) in px."""
+        """The (width, height) of a frame, in px."""
         return self.first.shape[1], self.first.shape[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """A frame as the camera gave it.
+    """A frame as the camera delivered it.
 
     Attributes:
-        index: how many came before it, those included that nobody took.
-        time: when it came, on the clock of `time.monotonic`, in s.
-        levels: (H, W, 3).
+        index: The number of frames that the camera delivered before this one, including those that nobody took.
+        time: When the frame arrived, in seconds on the clock of `time.monotonic`.
+        levels: The frame as sRGB levels 0 to 255, uint8 (H, W, 3).
     """
 
     index: int
@@ -70,20 +72,25 @@ class Snapshot:
 
 
 def find_camera(device: str | None, format: str | None) -> Device:
-    """The camera that the config keys `camera.device` and `camera.format` name, tried.
+    """Find the camera that the settings name, and read one frame to check that it works.
 
     Args:
-        device: None for the first /dev/video* that there is, else FFmpeg's test picture.
-        format: None for what this system's cameras are to FFmpeg.
+        device: The value of `camera.device`, FFmpeg's name of a device. None selects the first /dev/video*, or FFmpeg's
+            test pattern if there is none or `format` is `lavfi`.
+        format: The value of `camera.format`, FFmpeg's name of an input format. None selects the usual one of this
+            platform.
+
+    Returns:
+        The device, closed again.
 
     Raises:
-        InputError: if it cannot be opened, or gives no picture.
+        InputError: If the camera cannot be opened, delivers no picture, or has colours that cannot be converted.
     """
-    name, format = _found(device, format)
+    name, format = _choose_device(device, format)
     container = _opened(name, format)
     try:
         stream = container.streams.video[0]
-        give_up = time.monotonic() + _PATIENCE
+        give_up = time.monotonic() + _TIMEOUT_S
         first = next(_decoded(container, lambda: time.monotonic() > give_up), None)
         if first is None:
             raise InputError(f"camera.device={name!r} gives no picture")
@@ -97,7 +104,17 @@ def find_camera(device: str | None, format: str | None) -> Device:
 
 
 class Camera:
-    """A camera that is open, as a context manager; whoever is slow misses frames, and gets the newest."""
+    """An open camera, to be used as a context manager.
+
+    A thread reads frames while the context is active. A consumer that is slower than the camera skips frames and always
+    gets the newest one.
+
+    Args:
+        device: The camera to open, as returned by `find_camera`.
+
+    Raises:
+        InputError: If the camera cannot be opened.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -115,16 +132,20 @@ class Camera:
 
     def __exit__(self, *_: object) -> None:
         self._closing.set()
-        self._thread.join(_PATIENCE)
+        self._thread.join(_TIMEOUT_S)
 
     def newest(self, after: int = -1) -> Snapshot:
-        """The newest frame, as soon as there is one of an index above `after`.
+        """Return the newest frame, and wait until there is one.
+
+        Args:
+            after: The index of a frame that the caller already has; only a later frame is returned. -1 accepts any
+                frame.
 
         Raises:
-            InputError: if none comes any more.
+            InputError: If the camera has ended, or delivers no such frame within 10 s.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._over or self._index > after, timeout=_PATIENCE)
+            self._changed.wait_for(lambda: self._over or self._index > after, timeout=_TIMEOUT_S)
             if self._newest is None or self._index <= after:
                 raise InputError(f"camera.device={self._device.name!r} gives no more frames")
             index, time_, frame = self._newest
@@ -135,7 +156,7 @@ class Camera:
         return -1 if self._newest is None else self._newest[0]
 
     def _read(self) -> None:
-        """Keep the newest frame at hand until the camera is closed or gone; the thread's body."""
+        """Keep the newest frame available until the camera ends or is closed. This is the thread's body."""
         try:
             for index, frame in enumerate(self._in_time()):
                 with self._changed:
@@ -152,6 +173,7 @@ class Camera:
             self._container.close()
 
     def _in_time(self) -> Iterator[av.VideoFrame]:
+        """Yield the camera's frames; those of a virtual device not before their time stamps."""
         started = time.monotonic()
         for frame in _decoded(self._container, self._closing.is_set):
             if self._device.format == _VIRTUAL:
@@ -159,8 +181,8 @@ class Camera:
             yield frame
 
 
-def _found(device: str | None, format: str | None) -> tuple[str, str]:
-    """Name and format."""
+def _choose_device(device: str | None, format: str | None) -> tuple[str, str]:
+    """Return the name and the input format of the device to open."""
     own = _FORMATS.get(sys.platform, "v4l2")
     if device is not None:
         return device, format or own
@@ -188,14 +210,17 @@ def _opened(name: str, format: str) -> Any:
 
 
 def _decoded(container: Any, is_over: Callable[[], bool]) -> Iterator[av.VideoFrame]:
-    """Its frames up to its end; what it has not ready, or what comes damaged, as a first frame may, is passed over.
+    """Yield decoded frames until the camera ends.
+
+    If no frame is ready, the camera is asked again after a pause. Damaged data, with which a camera may begin, are
+    skipped.
 
     Args:
-        is_over: asked when the camera has nothing to give: whether to stop asking.
+        is_over: Called whenever the camera has no frame to give; iteration stops if it returns True.
     """
     while not is_over():
         try:
             yield from container.decode(video=0)
             return
         except (av.error.BlockingIOError, av.error.InvalidDataError):
-            time.sleep(_PAUSE)
+            time.sleep(_PAUSE_S)

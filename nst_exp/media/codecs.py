@@ -1,4 +1,8 @@
-"""The codecs that videos and animations are written with. This module imports no library of media."""
+"""Codecs and containers of the videos and animations that a run writes.
+
+`CODECS` is the registry; its keys are the values of `video.codec`. The module imports no media library, so that
+settings can be checked quickly.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,12 @@ from fractions import Fraction
 
 @dataclass(frozen=True)
 class Animation:
-    """What an animation's format can hold.
+    """The limits of an animation format.
 
     Attributes:
-        tick: s, how finely the format counts time.
-        least: ticks, the shortest duration that browsers do not replace by 100 ms.
-        most_px: px, the largest length of either side.
+        tick: Resolution of the format's time stamps, in seconds.
+        least: Shortest duration of a frame, in ticks, that browsers respect. They show shorter frames for 100 ms.
+        most_px: Maximum width and height, in px.
     """
 
     tick: Fraction
@@ -23,17 +27,18 @@ class Animation:
 
 @dataclass(frozen=True)
 class Codec:
-    """How a video is written.
+    """A codec with its container and its encoder settings.
 
     Attributes:
-        encoder: FFmpeg's name of the encoder; empty where Pillow writes the file.
-        suffix: of the file, which says its container.
-        pixels: FFmpeg's pixel format.
-        options: of the encoder.
-        even: whether both sides must be even.
-        least: px, the shortest length of either side.
-        tag: how the container names the codec, where its usual name is not the one that all players know.
-        animation: the format's limits if it is an animation, which has no sound; None for a video.
+        encoder: FFmpeg's name of the encoder; empty if Pillow writes the file.
+        suffix: File name extension, with its dot, which also determines the container.
+        pixels: FFmpeg's name of the pixel format.
+        options: Options of the encoder, as pairs of a name and a value.
+        even: Whether width and height must both be even.
+        least: Minimum width and height, in px.
+        tag: Four-character code of the codec in the container, where not all players know the default one; empty for
+            the default.
+        animation: Limits of the animation format; None for a video. Animations have no sound.
     """
 
     encoder: str
@@ -46,12 +51,13 @@ class Codec:
     animation: Animation | None = None
 
 
-# CRF: of equal quality to the eye in each codec's own scale, visually close to lossless for painted texture
+# CRF values are on each codec's own scale. These give about the same visual quality in all codecs, which is close to
+# lossless for painted texture.
 CODECS = {
-    "h264": Codec(  # x264's macroblock trees differ from one time to the next on CPUs with AVX-512
+    "h264": Codec(  # mbtree=0 because x264's macroblock trees vary from run to run on CPUs with AVX-512
         "libx264", ".mp4", "yuv420p", (("crf", "16"), ("preset", "medium"), ("x264-params", "mbtree=0")), even=True
     ),
-    "h265": Codec(  # x265 writes where it should not below its block size of 64 px
+    "h265": Codec(  # least=64 because x265 writes out of bounds below its block size of 64 px
         "libx265",
         ".mp4",
         "yuv420p",
@@ -72,5 +78,5 @@ CODECS = {
         animation=Animation(Fraction(1, 1000), least=11, most_px=16383),
     ),
 }
-WITH_ANY_SOUND = ".mkv"  # the container where a codec's own cannot hold the sound
+WITH_ANY_SOUND = ".mkv"  # the container to use if a codec's own cannot hold the sound
 SUFFIXES = tuple(dict.fromkeys((*(codec.suffix for codec in CODECS.values()), WITH_ANY_SOUND)))

@@ -1,7 +1,8 @@
-"""Decoded frames as upright sRGB pictures: interlacing, colour, transparency, pixel shape and orientation.
+"""Conversion of decoded frames to upright sRGB images.
 
-FFmpeg does the work: its filter `bwdif` deinterlaces, and its scaler converts matrices, ranges, primaries and transfer
-functions. What is done depends on the frame's own description, so a video that changes on the way is read correctly.
+This covers interlacing, colour, transparency, pixel shape and orientation. FFmpeg does the work: its filter `bwdif`
+deinterlaces, and its scaler converts matrices, ranges, primaries and transfer functions. Each frame is converted
+according to its own description, so a video whose description changes midway is read correctly.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from PIL import Image as PillowImage
 
 Levels = npt.NDArray[np.uint8]  # (H, W, 3), sRGB
 
-_HD = 720  # px of height from which video without a matrix is BT.709, below it BT.601 (ITU practice)
-_MOST_STRETCHED = 16  # a pixel's longer side over its shorter one, beyond which the file cannot mean it
+_HD = 720  # px: video that states no matrix is BT.709 from this height on, else BT.601 (ITU practice)
+_MAX_PIXEL_ASPECT = 16  # a pixel whose sides have a larger ratio is a mistake in the file
 
-# The numbers of matrices, transfer functions and primaries are those of ITU-T H.273, as FFmpeg uses them.
+# Matrices, transfer functions and primaries have the numbers of ITU-T H.273, which FFmpeg uses, too.
 _BT709, _UNSPECIFIED, _BT601, _BT2020 = 1, 2, 5, 9
 _MATRICES = frozenset((_BT709, 4, _BT601, 6, 7, _BT2020))  # those that FFmpeg's scaler converts
 _OTHER_MATRICES = {
@@ -41,7 +42,7 @@ _OTHER_MATRICES = {
     16: "YCgCo-Re",
     17: "YCgCo-Ro",
 }
-# These need a conversion. Players show all others, which are close to sRGB's, as they are.
+# These transfer functions need a conversion. All others are close to that of sRGB, and players show them unconverted.
 _TRANSFERS = {8: "linear light", 9: "logarithmic", 10: "logarithmic", 16: "PQ", 18: "HLG"}
 _PQ, _HLG = 16, 18
 _HIGH_RANGE = frozenset((_PQ, _HLG))
@@ -59,23 +60,30 @@ _PRIMARIES = {
     22: "EBU 3213",
 }
 _TOP_FIRST, _BOTTOM_FIRST = " (top field first)", " (bottom field first)"
-_FIELD_ORDERS = {2: _TOP_FIRST, 3: _BOTTOM_FIRST, 4: _BOTTOM_FIRST, 5: _TOP_FIRST}  # as shown, by FFmpeg's numbers
+# in order of display, by FFmpeg's numbers
+_FIELD_ORDERS = {2: _TOP_FIRST, 3: _BOTTOM_FIRST, 4: _BOTTOM_FIRST, 5: _TOP_FIRST}
 
 _this_thread = threading.local()
 
 
 class UnsupportedColoursError(ValueError):
-    """The colours of a frame are coded in a way that cannot be converted."""
+    """Raised if the colours of a frame are encoded in a way that cannot be converted."""
 
 
 def levels_of(frame: av.VideoFrame, pixel_aspect: Fraction | None = None) -> Levels:
-    """Convert a frame to sRGB, over white where it is transparent, with square pixels, upright.
+    """Convert a frame to an upright sRGB image with square pixels.
+
+    Transparent parts are composited over white.
 
     Args:
-        pixel_aspect: a pixel's width over its height; None or 0 if unknown, which means square.
+        frame: A decoded frame.
+        pixel_aspect: Width of a pixel divided by its height. None and 0 mean unknown, and are treated as square.
+
+    Returns:
+        Levels 0 to 255, uint8 (H, W, 3).
 
     Raises:
-        UnsupportedColoursError: if the frame's colours are coded in a way that FFmpeg's scaler does not convert.
+        UnsupportedColoursError: If the frame's colours are encoded in a way that FFmpeg's scaler does not convert.
     """
     levels = _over_white(frame) if _has_alpha(frame) else _levels(_converted(frame, "rgb24"))
     levels = resize(levels, square_size(frame.width, frame.height, pixel_aspect))
@@ -83,12 +91,17 @@ def levels_of(frame: av.VideoFrame, pixel_aspect: Fraction | None = None) -> Lev
 
 
 def shown_size(frame: av.VideoFrame, pixel_aspect: Fraction | None = None) -> tuple[int, int]:
-    """(width, height) of `levels_of` with the same arguments."""
+    """Return the (width, height), in px, of what `levels_of` returns for the same arguments."""
     return Orientation.of(frame).size(square_size(frame.width, frame.height, pixel_aspect))
 
 
 def resize(levels: Levels, size: tuple[int, int]) -> Levels:
-    """`levels` at (width, height), by Lanczos as pictures are."""
+    """Resize an image by Lanczos resampling, like the images that are read from files.
+
+    Args:
+        levels: uint8 (H, W, 3).
+        size: The new (width, height), in px. If it is the present one, `levels` is returned unchanged.
+    """
     if (levels.shape[1], levels.shape[0]) == size:
         return levels
     image = PillowImage.fromarray(levels)
@@ -98,11 +111,19 @@ def resize(levels: Levels, size: tuple[int, int]) -> Levels:
 def treatment_of(
     frames: Sequence[av.VideoFrame], pixel_aspect: Fraction | None, field_order: int = 0
 ) -> tuple[str, ...]:
-    """Say what is unusual about a video, and what is done about it.
+    """Describe what is unusual about a video and how it is converted.
 
     Args:
-        frames: the first ones; colour, shape and orientation are taken from the first of them.
-        field_order: FFmpeg's number of it, as the stream says; 0 if unknown.
+        frames: The first frames of the video, at least one. Colour, pixel shape and orientation are taken from the
+            first one; the video counts as interlaced if any of them is.
+        pixel_aspect: Width of a pixel divided by its height, as in `levels_of`.
+        field_order: FFmpeg's number for the field order that the stream states; 0 if unknown.
+
+    Returns:
+        One phrase for each peculiarity; empty for an ordinary video.
+
+    Raises:
+        UnsupportedColoursError: If the colours cannot be converted.
     """
     first, words = frames[0], []
     if any(frame.interlaced_frame for frame in frames):
@@ -124,28 +145,28 @@ def treatment_of(
 
 
 def deinterlaced(frames: Iterable[av.VideoFrame]) -> Iterator[av.VideoFrame]:
-    """Give interlaced frames all their lines at one moment; other frames pass as they are.
+    """Deinterlace those frames that are interlaced, so that all their lines show the same moment.
 
-    The filter is set up at the first interlaced frame, so that progressive videos never go through it, and again
-    where size or pixel format change.
+    The filter is set up at the first interlaced frame, so that progressive videos never pass through it. It is set up
+    anew where the size or the pixel format changes.
     """
     graph: Graph | None = None
-    looks = None
+    layout = None
     for frame in frames:
-        if graph is not None and looks != _looks(frame):
-            yield from _pulled(graph, None)
+        if graph is not None and layout != _layout(frame):
+            yield from _filtered(graph, None)
             graph = None
         if graph is None and not frame.interlaced_frame:
             yield frame
             continue
         if graph is None:
-            graph, looks = _deinterlacer(frame), _looks(frame)
-        yield from _pulled(graph, frame)
+            graph, layout = _deinterlacer(frame), _layout(frame)
+        yield from _filtered(graph, frame)
     if graph is not None:
-        yield from _pulled(graph, None)
+        yield from _filtered(graph, None)
 
 
-def _looks(frame: av.VideoFrame) -> tuple[int, int, str]:
+def _layout(frame: av.VideoFrame) -> tuple[int, int, str]:
     return frame.width, frame.height, frame.format.name
 
 
@@ -159,7 +180,8 @@ def _deinterlacer(frame: av.VideoFrame) -> Graph:
     return graph
 
 
-def _pulled(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+def _filtered(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame]:
+    """Push a frame into the filter, or None at the end, and yield all frames that are ready."""
     graph.vpush(frame)
     while True:
         try:
@@ -172,14 +194,14 @@ def _pulled(graph: Graph, frame: av.VideoFrame | None) -> Iterator[av.VideoFrame
 
 
 def _converted(frame: av.VideoFrame, format: str) -> av.VideoFrame:
-    """The frame as sRGB in an RGB format of FFmpeg's.
+    """Convert a frame to sRGB in one of FFmpeg's RGB formats.
 
-    A video of ordinary range is taken for sRGB, as players do, once its primaries are sRGB's.
+    As players do, this treats a video of ordinary range as sRGB once its primaries are those of sRGB.
     """
     _complete_description(frame)
     target: dict[str, Any] = {}
     if frame.color_trc in _TRANSFERS:
-        frame = _compressed(frame) if frame.color_trc in _HIGH_RANGE else frame
+        frame = _tone_mapped(frame) if frame.color_trc in _HIGH_RANGE else frame
         target = {"dst_color_trc": ColorTrc.IEC61966_2_1, "dst_color_primaries": ColorPrimaries.BT709}
     elif frame.color_primaries in _PRIMARIES:
         same = {"dst_color_trc": frame.color_trc} if frame.color_trc in set(ColorTrc) else {}
@@ -187,24 +209,27 @@ def _converted(frame: av.VideoFrame, format: str) -> av.VideoFrame:
     return _reformatter().reformat(frame, format=format, **target)
 
 
-def _compressed(frame: av.VideoFrame) -> av.VideoFrame:
-    """A frame of high range, in RGB, with all light brought below the white that FFmpeg's scaler clips at."""
+def _tone_mapped(frame: av.VideoFrame) -> av.VideoFrame:
+    """Convert a high-range frame to RGB, with all light brought below the white at which FFmpeg's scaler clips."""
     format = "rgba64le" if _has_alpha(frame) else "rgb48le"
     signal = np.array(frame.reformat(format=format).to_ndarray(), np.uint16)
     signal[..., :3] = _tone_curve(frame.color_trc)[signal[..., :3]]
-    compressed = av.VideoFrame.from_ndarray(signal, format)
-    compressed.color_trc, compressed.color_primaries = frame.color_trc, frame.color_primaries
-    return compressed
+    mapped_frame = av.VideoFrame.from_ndarray(signal, format)
+    mapped_frame.color_trc, mapped_frame.color_primaries = frame.color_trc, frame.color_primaries
+    return mapped_frame
 
 
 @functools.lru_cache(maxsize=2)
 def _tone_curve(transfer: int) -> npt.NDArray[np.uint16]:
-    """The signal to put in the place of each of 16 bits, coded by PQ or HLG.
+    """Return a lookup table that tone-maps 16-bit signals encoded by PQ or HLG.
 
-    Light stays as it is up to `_KNEE`. From there to the brightest that the code knows it follows Reinhard's curve with
-    a white point, up to the reference white. References: ITU-R BT.2100-2 (EOTFs; HLG's on a display of 1000 cd/m2, for
-    greys), BT.2408 (reference white), Reinhard et al. 2002, "Photographic tone reproduction for digital images",
-    equation 4.
+    Light up to `_KNEE` stays as it is. Brighter light, up to the brightest that the encoding can express, follows
+    Reinhard's curve with a white point and ends at the reference white.
+
+    References:
+        ITU-R BT.2100-2: EOTFs; that of HLG for greys on a display of 1000 cd/m2.
+        ITU-R BT.2408: reference white.
+        Reinhard et al. (2002), Photographic tone reproduction for digital images, equation 4.
     """
     signal = np.linspace(0, 1, 65536)
     light = _pq_light(signal) if transfer == _PQ else _hlg_light(signal)
@@ -215,14 +240,14 @@ def _tone_curve(transfer: int) -> npt.NDArray[np.uint16]:
 
 
 def _pq_light(signal: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """In cd/m2, BT.2100 table 4."""
+    """Convert PQ signals in [0, 1] to light in cd/m2 (BT.2100, table 4)."""
     m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
     power = signal ** (1 / m2)
     return 10000 * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)
 
 
 def _hlg_light(signal: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """In cd/m2, of greys, BT.2100 table 5."""
+    """Convert HLG signals of greys in [0, 1] to light in cd/m2 (BT.2100, table 5)."""
     a, b, c = 0.17883277, 0.28466892, 0.55991073
     scene = np.where(signal <= 0.5, signal**2 / 3, (np.exp((signal - c) / a) + b) / 12)
     return 1000 * scene**1.2
@@ -233,10 +258,10 @@ def _levels(frame: av.VideoFrame) -> Levels:
 
 
 def _complete_description(frame: av.VideoFrame) -> None:
-    """Fill in what a frame does not say of its colours with what is customary.
+    """Fill in the usual values where a frame does not describe its colours.
 
     Raises:
-        UnsupportedColoursError: if FFmpeg's scaler does not know its matrix.
+        UnsupportedColoursError: If FFmpeg's scaler does not know the frame's matrix.
     """
     if frame.color_trc in _HIGH_RANGE and frame.color_primaries == _UNSPECIFIED:
         frame.color_primaries = _BT2020
@@ -259,12 +284,12 @@ def _colour_words(frame: av.VideoFrame) -> list[str]:
 
 
 def _is_rgb(frame: av.VideoFrame) -> bool:
-    """Whether the format holds RGB, or indices into a palette of RGB."""
+    """Return whether the pixel format holds RGB, or indices into a palette of RGB."""
     return frame.format.is_rgb or frame.format.has_palette or frame.format.is_bayer
 
 
 def _reformatter() -> VideoReformatter:
-    """This thread's, kept because FFmpeg takes seconds to prepare a conversion between primaries."""
+    """Return this thread's reformatter, kept because FFmpeg takes seconds to prepare a conversion of primaries."""
     if not hasattr(_this_thread, "reformatter"):
         _this_thread.reformatter = VideoReformatter()
     reformatter: VideoReformatter = _this_thread.reformatter
@@ -295,8 +320,17 @@ def _is_transparent(frame: av.VideoFrame) -> bool:
 
 
 def square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:
-    """(width, height) in px of a picture when its pixels are made square; no side gets smaller."""
-    if not pixel_aspect or not 1 / _MOST_STRETCHED <= pixel_aspect <= _MOST_STRETCHED:
+    """Return the (width, height), in px, of an image after its pixels are made square.
+
+    One side is stretched, so that neither side gets shorter.
+
+    Args:
+        width: The width as stored, in px.
+        height: The height as stored, in px.
+        pixel_aspect: Width of a pixel divided by its height, as in `levels_of`. A ratio above 16 or below 1/16 is
+            ignored as a mistake in the file.
+    """
+    if not pixel_aspect or not 1 / _MAX_PIXEL_ASPECT <= pixel_aspect <= _MAX_PIXEL_ASPECT:
         return width, height
     if pixel_aspect > 1:
         return round(width * pixel_aspect), height
@@ -305,7 +339,13 @@ def square_size(width: int, height: int, pixel_aspect: Fraction | None) -> tuple
 
 @dataclass(frozen=True)
 class Orientation:
-    """How a stored picture is set upright: first transposed, then its rows and columns reversed."""
+    """How to turn a stored image upright: transpose it first, then reverse its rows and columns.
+
+    Attributes:
+        transposed: Whether rows and columns are swapped.
+        reverse_rows: Whether the image is then flipped top to bottom.
+        reverse_columns: Whether the image is then flipped left to right.
+    """
 
     transposed: bool = False
     reverse_rows: bool = False
@@ -313,10 +353,11 @@ class Orientation:
 
     @classmethod
     def of(cls, frame: av.VideoFrame) -> Orientation:
-        """That of the frame's display matrix, to the nearest right angle; upright if it has none.
+        """Return the orientation that a frame's display matrix states, rounded to the nearest right angle.
 
-        The matrix maps stored coordinates (x right, y down) to shown ones: x' = a x + c y, y' = b x + d y. It is kept
-        as nine integers, a, b, u, c, d, v, x, y, w (libavutil/display.h).
+        A frame without a display matrix is upright. The matrix maps stored coordinates (x to the right, y down) to
+        displayed ones: x' = a x + c y, y' = b x + d y. It is stored as nine integers, a, b, u, c, d, v, x, y, w
+        (libavutil/display.h).
         """
         side_data: Any = frame.side_data
         matrices = [data for data in side_data if data.type is SideDataType.DISPLAYMATRIX]
@@ -328,18 +369,18 @@ class Orientation:
         return cls(reverse_rows=d < 0, reverse_columns=a < 0)
 
     def applied(self, levels: Levels) -> Levels:
-        """`levels`, upright."""
+        """Return the image `levels`, uint8 (H, W, 3), turned upright."""
         if self.transposed:
             levels = levels.transpose(1, 0, 2)
         rows, columns = -1 if self.reverse_rows else 1, -1 if self.reverse_columns else 1
         return np.ascontiguousarray(levels[::rows, ::columns])
 
     def size(self, stored: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of what is stored as (width, height)."""
+        """Return the upright (width, height) of an image that is stored as (width, height)."""
         return (stored[1], stored[0]) if self.transposed else stored
 
     def __str__(self) -> str:
-        """In words, the way it is stored; empty if it is upright."""
+        """Describe how the image is stored; empty if it is stored upright."""
         mirrored = self.transposed ^ self.reverse_rows ^ self.reverse_columns
         if self.transposed:
             return "stored turned by 90 degrees" + (" and mirrored" if mirrored else "")

@@ -1,10 +1,12 @@
-"""Pictures in and out: any common file in, float32 sRGB pixels in [0, 1] inside, 8-bit PNG out.
+"""Reading and writing of images.
 
-Pillow both reads and writes. Reading needs what `imageio` does not hand through: EXIF orientation, colour
-profiles, CMYK, a size limit checked before decoding, and a JPEG decoder that shrinks while it decodes.
-Writing needs text chunks and the same bytes for the same pixels. `imageio` makes the live page's pictures.
+Any common file format is read into float32 sRGB pixels in [0, 1], and images are written as 8-bit PNG.
 
-This module must stay quick to import: inputs are checked before JAX is.
+Pillow does both. Reading needs features that `imageio` does not expose: EXIF orientation, colour profiles, CMYK, a size
+limit that is checked before decoding, and a JPEG decoder that shrinks while it decodes. Writing needs text chunks, and
+the same bytes for the same pixels. `imageio` only makes the images of the live page.
+
+Keep imports of this module fast: inputs are checked before JAX is loaded.
 """
 
 from __future__ import annotations
@@ -36,25 +38,25 @@ from nst_exp.media.sizes import scaled_size
 Pixels = npt.NDArray[np.float32]
 Box = tuple[float, float, float, float]
 
-# Decoding takes 4 bytes a pixel, 9 at worst (measured): 200 megapixels stay below 2 GB. The largest cameras
-# on sale make 150.
+# Decoding takes 4 bytes per pixel, at worst 9 (measured), so 200 megapixels take less than 2 GB. The largest cameras on
+# sale have 150 megapixels.
 MAX_MEGAPIXELS = 200
 
-# Bytes of profile and text that a PNG may unpack to. Profiles of printers and histories of editors take megabytes.
+# Maximum size, in bytes, of a PNG's unpacked profile and text. Printer profiles and edit histories take megabytes.
 _MAX_TEXT = 500_000_000
 
-# Formats that Pillow decodes by itself; others would start programs (EPS) or have no recognisable head (TGA).
+# Formats that Pillow decodes by itself. Others would start programs (EPS) or have no recognisable first bytes (TGA).
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP", "AVIF", "JPEG2000")
 _HEIF_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 _HEIF_REMEDY = "convert it to JPEG first, for example with: heif-convert PICTURE.heic PICTURE.jpg"
-# A shrinking JPEG decoder or box filter stops at this multiple of the wanted size and leaves the rest to
-# Lanczos; from 3 on the result cannot be told from Lanczos alone (Pillow's documentation of `reducing_gap`).
+# The JPEG decoder or a box filter may shrink an image to this multiple of the target size, and Lanczos does the rest.
+# From 3 on, the result is indistinguishable from Lanczos alone (Pillow's documentation of `reducing_gap`).
 _GAP = 3
-# A line one pixel wide has no texture, whatever the network would take.
-_LEAST_SIDE = 2
+# An image that is one pixel wide has no texture, even if the network would accept it.
+_MIN_SIDE = 2
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _COLOUR_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "LAB")
-# EXIF orientation -> steps through rows and columns, after swapping the two from 5 on.
+# EXIF orientation -> steps through rows and columns. From 5 on, rows and columns are swapped first.
 _FLIPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 
 _RAW_REMEDY = "{} is a camera raw file, which is not read here: develop it to PNG or TIFF first"
@@ -63,12 +65,17 @@ _log = logging.getLogger(__name__)
 
 
 def locate(address: str) -> Path:
-    """The file at `address`: a path (`~` is the home folder) or `pkg://PACKAGE/inner/path.jpg`.
+    """Find the file that an address names.
 
-    `pkg://` names a file that ships with an installed top-level package, which is not imported.
+    Args:
+        address: A path, where `~` stands for the home folder, or `pkg://PACKAGE/inner/path.jpg` for a file that ships
+            with an installed top-level package. The package is not imported.
+
+    Returns:
+        The path of an existing regular file.
 
     Raises:
-        InputError: if there is no such file, it is a directory, or the package is not installed.
+        InputError: If there is no such file, if it is a directory, or if the package is not installed.
     """
     path = _in_package(address) if address.startswith("pkg://") else home_expanded(address)
     refusal = _refusal(path)
@@ -78,28 +85,39 @@ def locate(address: str) -> Path:
 
 
 def read_image(path: Path, *, size: int, aspect: str, smallest_side: int | None, name: str) -> Pixels:
-    """The picture at `path`, upright, in sRGB: float32 (1, H, W, 3) in [0, 1].
+    """Read an image as upright sRGB pixels, resized to the requested size.
 
-    Transparency is composited over white. Colour profiles are converted to sRGB; one that is broken or does
-    not fit is ignored with a log warning. Of several full-size frames or pages the first is taken. 16-bit grey keeps
-    its depth; 16-bit colour is read at 8 bits. A picture that already has its size is not resampled.
+    Transparency is composited over white. Colour profiles are converted to sRGB; a profile that is broken or does not
+    fit is ignored with a warning in the log. If the file has several full-size frames or pages, the first one is read.
+    16-bit grey keeps its depth, whereas 16-bit colour is read at 8 bits. An image that already has the requested size
+    is not resampled.
 
     Args:
-        size: px, of the longest side (`aspect="keep"`) or of both (`aspect="stretch"`).
-        aspect: one of `sizes.ASPECTS`.
-        smallest_side: px, the least height and width, of the file and after resizing. None takes any shape: a side that
-            would come out thinner than 2 px is made 2 px.
-        name: the config key that `path` came from, for messages.
+        path: The file to read.
+        size: Length, in px, of the longer side (`aspect="keep"`) or of both sides (`aspect="stretch"`).
+        aspect: One of `sizes.ASPECTS`.
+        smallest_side: Minimum height and width, in px, both of the file and after resizing. None accepts any shape; a
+            side that would then be shorter than 2 px becomes 2 px long.
+        name: The config key that `path` comes from, for messages.
+
+    Returns:
+        Pixels in [0, 1], float32 (1, H, W, 3).
 
     Raises:
-        InputError: if the file is missing, unreadable, truncated, too large or too small.
+        InputError: If the file is missing, unreadable, truncated, too large or too small.
+
+    Example:
+        >>> path = locate("pkg://sklearn/datasets/images/flower.jpg")
+        >>> image = read_image(path, size=256, aspect="keep", smallest_side=None, name="content")
+        >>> image.shape
+        (1, 171, 256, 3)
     """
     subject = f"{name}={str(path)!r}"
     with _opened(path, subject) as file, _pillow_settings():
         image = _identified(file, subject)
         width, height = target = _target_size(image.size, size, aspect)
         if smallest_side is None:
-            target = max(width, _LEAST_SIDE), max(height, _LEAST_SIDE)
+            target = max(width, _MIN_SIDE), max(height, _MIN_SIDE)
         else:
             _check_sides(image.size, target, size, smallest_side, subject)
         box = _decode(image, target, subject)
@@ -110,33 +128,47 @@ def read_image(path: Path, *, size: int, aspect: str, smallest_side: int | None,
 
 
 def write_image(path: Path, image: npt.ArrayLike, *, text: Mapping[str, str] = {}) -> None:
-    """Write `image` as an 8-bit sRGB PNG, all or nothing; the same pixels and text give the same bytes.
+    """Write an image as an 8-bit sRGB PNG.
+
+    The file is written atomically. The same pixels and text always give the same bytes.
 
     Args:
-        image: (1, H, W, 3) or (H, W, 3), clipped to [0, 1].
-        text: PNG text chunks; keys are Latin-1, 1 to 79 characters.
+        path: The file to write.
+        image: Pixels, (1, H, W, 3) or (H, W, 3). Values are clipped to [0, 1].
+        text: PNG text chunks. Keys have 1 to 79 characters of Latin-1.
 
     Raises:
-        InputError: if the file cannot be written.
-        ValueError: if `image` has NaN or another shape.
+        InputError: If the file cannot be written.
+        ValueError: If `image` has NaN pixels or another shape.
     """
     write_levels(path, to_uint8(image), text=text)
 
 
 def write_levels(path: Path, levels: npt.NDArray[np.uint8], *, text: Mapping[str, str] = {}) -> None:
-    """As `write_image`, of (H, W, 3) levels 0 to 255.
+    """Write 8-bit levels as a PNG, in the same way as `write_image`.
+
+    Args:
+        path: The file to write.
+        levels: sRGB levels 0 to 255, uint8 (H, W, 3).
+        text: PNG text chunks. Keys have 1 to 79 characters of Latin-1.
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: If the file cannot be written.
     """
     write_atomically(path, _png(levels, text))
 
 
 def to_uint8(image: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """`image`, (1, H, W, 3) or (H, W, 3), clipped to [0, 1] and rounded to (H, W, 3) levels 0 to 255.
+    """Convert pixels to 8-bit levels.
+
+    Args:
+        image: Pixels, (1, H, W, 3) or (H, W, 3). Values are clipped to [0, 1].
+
+    Returns:
+        Levels 0 to 255, rounded to the nearest, uint8 (H, W, 3).
 
     Raises:
-        ValueError: if `image` has NaN or another shape.
+        ValueError: If `image` has NaN pixels or another shape.
     """
     pixels = np.asarray(image, dtype=np.float32)
     if pixels.ndim == 4 and pixels.shape[0] == 1:
@@ -149,23 +181,27 @@ def to_uint8(image: npt.ArrayLike) -> npt.NDArray[np.uint8]:
 
 
 def from_uint8(levels: npt.NDArray[np.uint8]) -> Pixels:
-    """(H, W, 3) levels 0 to 255 as an image: float32 (1, H, W, 3) in [0, 1]."""
+    """Convert 8-bit levels, uint8 (H, W, 3), to pixels in [0, 1], float32 (1, H, W, 3)."""
     return (levels[np.newaxis] / np.float32(255)).astype(np.float32)
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of the bytes at `path`, in hexadecimal.
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
 
     Raises:
-        InputError: if the file cannot be read.
+        InputError: If the file cannot be read.
     """
     subject = repr(str(path))
-    with _opened(path, subject) as file, _refusing(subject):
+    with _opened(path, subject) as file, _as_input_error(subject):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_heif(head: bytes) -> bool:
-    """Whether a file that begins with `head` is a HEIC picture, as telephones take them (ISO/IEC 23008-12)."""
+    """Return whether a file is a HEIC image, as phones take them (ISO/IEC 23008-12).
+
+    Args:
+        head: The first bytes of the file; 64 are enough.
+    """
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS and b"avif" not in head[8:64]
 
 
@@ -184,7 +220,7 @@ def _in_package(address: str) -> Path:
 
 
 def _refusal(path: Path) -> str | None:
-    """Why `path` is no file to read from; None if it is one."""
+    """Return why `path` cannot be a file to read from; None if it is a regular file."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError) as error:  # ValueError: a NUL character
@@ -195,7 +231,7 @@ def _refusal(path: Path) -> str | None:
 
 
 def _reason(error: Exception) -> str:
-    """`error` in a few words on one line, without the path that Python appends."""
+    """Describe an error in a few words on one line, without the path that Python appends."""
     if isinstance(error, UnidentifiedImageError):
         return f"not a picture of a known kind ({', '.join(FORMATS)})"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
@@ -217,11 +253,11 @@ def _opened(path: Path, subject: str) -> Iterator[io.BufferedReader]:
 
 @contextlib.contextmanager
 def _pillow_settings() -> Iterator[None]:
-    """Pillow's process-wide settings as this module needs them, put back at the end.
+    """Apply the process-wide settings of Pillow that this module needs, and restore the old ones on exit.
 
-    The limits of size are ours, for Pillow refuses 1 MB of profile or text. Truncated files are never accepted, which
-    some libraries switch on for everybody. Warnings, about corrupt EXIF for instance, do not reach the user: what
-    matters is raised or logged.
+    The module has its own size limits, because Pillow refuses profiles and text of more than 1 MB. Truncated files are
+    never accepted, although some libraries enable that for the whole process. Pillow's warnings, for instance about
+    corrupt EXIF data, do not reach the user: everything that matters is raised or logged.
     """
     settings: dict[tuple[ModuleType, str], object] = {
         (PillowImage, "MAX_IMAGE_PIXELS"): None,
@@ -245,10 +281,11 @@ def _set(settings: Mapping[tuple[ModuleType, str], object]) -> None:
 
 
 @contextlib.contextmanager
-def _refusing(subject: str) -> Iterator[None]:
-    """Whatever goes wrong in here is the file's fault: wrap nothing but reading and Pillow's decoding.
+def _as_input_error(subject: str) -> Iterator[None]:
+    """Turn any exception into an InputError that names the file.
 
-    On broken bytes Pillow raises a dozen kinds of exceptions, struct.error and KeyError among them.
+    On broken bytes, Pillow raises a dozen kinds of exceptions, among them struct.error and KeyError. Wrap nothing but
+    reading and Pillow's decoding in this, since every exception is blamed on the file.
     """
     try:
         yield
@@ -259,8 +296,8 @@ def _refusing(subject: str) -> Iterator[None]:
 
 
 def _identified(file: io.BufferedReader, subject: str) -> ImageFile.ImageFile:
-    """The picture in `file`, complete and within the limit, its pixels not decoded yet."""
-    with _refusing(subject):
+    """Open the image in `file` and check that it is complete and within the size limit, without decoding its pixels."""
+    with _as_input_error(subject):
         if not os.fstat(file.fileno()).st_size:
             raise EOFError("it is empty")
         if is_heif(file.peek(512)):
@@ -275,13 +312,13 @@ def _identified(file: io.BufferedReader, subject: str) -> ImageFile.ImageFile:
         if image.format == "JPEG":
             _check_jpeg_end(file)
         if image.format == "PNG":
-            image.verify()  # all checksums up to the last chunk; decoding skips those of the pixels
+            image.verify()  # checks all checksums; decoding would skip those of the pixels
             image = PillowImage.open(file, formats=("PNG",))
     return image
 
 
 def _opened_picture(file: io.BufferedReader, subject: str) -> ImageFile.ImageFile:
-    """Of several pictures in a file the main one; it is said that there are more."""
+    """Open the main image of a file, and log if there are more images."""
     try:
         pages = read_pages(file)
     except CameraRawError as error:
@@ -298,8 +335,8 @@ def _opened_picture(file: io.BufferedReader, subject: str) -> ImageFile.ImageFil
 def _check_jpeg_end(file: io.BufferedReader) -> None:
     """Refuse a JPEG without an end marker, such as an unfinished download whose missing part reads as zeros.
 
-    Pillow finds most truncations but would decode those zeros. It leaves `file` at the start of the scan,
-    behind any thumbnail with an end marker of its own.
+    Pillow detects most truncated files but would decode those zeros. Pillow has left `file` at the start of the scan,
+    after any thumbnail that has an end marker of its own.
     """
     scan = file.tell()
     if b"\xff\xd9" not in file.read():
@@ -308,13 +345,13 @@ def _check_jpeg_end(file: io.BufferedReader) -> None:
 
 
 def _target_size(stored: tuple[int, int], size: int, aspect: str) -> tuple[int, int]:
-    """(width, height) in px after resizing; a side may come out as 0."""
+    """Return the (width, height), in px, after resizing; a side may be rounded to 0."""
     width, height = scaled_size(stored, size, aspect)
     return round(width), round(height)
 
 
 def _check_sides(stored: tuple[int, int], target: tuple[int, int], size: int, smallest_side: int, subject: str) -> None:
-    least = max(smallest_side, _LEAST_SIDE)
+    least = max(smallest_side, _MIN_SIDE)
     picture = f"{subject} is {stored[0]}x{stored[1]} px"
     if min(target) < least:
         short = f"at size={size} its short side would be {min(target)} px"
@@ -324,28 +361,28 @@ def _check_sides(stored: tuple[int, int], target: tuple[int, int], size: int, sm
 
 
 def _decode(image: ImageFile.ImageFile, target: tuple[int, int], subject: str) -> Box:
-    """Decode the pixels in place and return the part that holds them, (left, top, right, bottom) in px.
+    """Decode the pixels in place and return the box that holds them, (left, top, right, bottom) in px.
 
-    A JPEG much larger than `target` is shrunk by 2, 4 or 8 on the way, its last column or row then being
-    partly padding.
+    A JPEG much larger than `target` is shrunk by 2, 4 or 8 while it is decoded. Its last column or row may then be
+    partly padding, which is not in the box.
     """
-    with _refusing(subject):
+    with _as_input_error(subject):
         shrunk = image.draft(None, (_GAP * target[0], _GAP * target[1]))
         image.load()
     return shrunk[1] if shrunk else (0, 0, *image.size)
 
 
 def _orientation(image: PillowImage.Image, subject: str) -> int:
-    """The EXIF orientation, 1 (upright) to 8; 1 if there is none or EXIF is corrupt."""
+    """Return the EXIF orientation, 1 (upright) to 8; 1 if there is none or the EXIF data are corrupt."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception as error:  # as with decoding: any kind, but here it is no reason to refuse the picture
+    except Exception as error:  # of any kind, as in decoding; but the image can do without EXIF
         _log.warning("%s: its EXIF data are ignored: %s", subject, _reason(error))
         return 1
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """`pixels`, (H, W, 3), turned and mirrored as EXIF says."""
+    """Rotate and mirror pixels, (H, W, 3), as the EXIF orientation demands."""
     if orientation >= 5:
         pixels = pixels.transpose(1, 0, 2)
     rows, columns = _FLIPS.get(orientation, (1, 1))
@@ -353,14 +390,14 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _resized(image: PillowImage.Image, target: tuple[int, int], box: Box) -> PillowImage.Image:
-    """`image` at `target`; no fringes, for Pillow multiplies colours by alpha before it averages them."""
+    """Resize an image without fringes: Pillow multiplies colours by alpha before it averages."""
     if image.size == target:
         return image
     return image.resize(target, PillowImage.Resampling.LANCZOS, box=box, reducing_gap=_GAP)
 
 
 def _deep_grey(image: PillowImage.Image, target: tuple[int, int], box: Box, subject: str) -> Pixels:
-    """Grey of 16 bits or float, (H, W, 3); at 8 bits if it has a colour profile."""
+    """Convert a grey image of 16 bits or floats to (H, W, 3); at 8 bits if it has a colour profile."""
     if image.mode == "I" and image.format != "PPM":
         raise InputError(f"{subject} has signed or 32-bit integer pixels: convert it to 8 or 16 bits")
     if image.mode == "F":
@@ -383,9 +420,9 @@ def _check_float_range(image: PillowImage.Image, subject: str) -> None:
 
 
 def _colour(image: PillowImage.Image, target: tuple[int, int], box: Box, subject: str) -> Pixels:
-    """Anything of 8 bits or less, (H, W, 3).
+    """Convert an image of at most 8 bits per channel to (H, W, 3).
 
-    Resizing comes first: then profile and white need no memory worth mention.
+    The image is resized first, so that colour conversion and compositing need little memory.
     """
     profile = image.info.get("icc_profile")
     image = _resized(_direct(image), target, box)
@@ -397,14 +434,14 @@ def _colour(image: PillowImage.Image, target: tuple[int, int], box: Box, subject
 
 
 def _direct(image: PillowImage.Image) -> PillowImage.Image:
-    """`image` in one of `_COLOUR_MODES`: values that can be averaged, unlike palette indices and bits."""
+    """Convert to one of `_COLOUR_MODES`, whose values can be averaged, unlike palette indices and bits."""
     if image.has_transparency_data:
         return image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
     return image if image.mode in _COLOUR_MODES else image.convert("RGB")
 
 
 def _in_srgb(image: PillowImage.Image, profile: bytes | None, subject: str) -> PillowImage.Image:
-    """`image`, of mode L, RGB, CMYK or LAB, as sRGB; without a profile L and RGB are taken for sRGB."""
+    """Convert an image of mode L, RGB, CMYK or LAB to sRGB; without a profile, L and RGB are taken to be sRGB."""
     if image.mode == "LAB":
         return _converted(image, ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")))
     if profile:

@@ -1,4 +1,4 @@
-"""What kind of source a file is."""
+"""Detection of images and videos by the content of a file."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from nst_exp.media.image import FORMATS, is_heif
 from nst_exp.media.pages import is_camera_raw
 
 _ANIMATIONS = ("GIF", "WEBP", "PNG", "AVIF")
-# Inputs of FFmpeg's for what is no video: texts, shown as a terminal would, and icons. Single pictures end in "_pipe".
+# FFmpeg's input formats that are not videos: texts, rendered as a terminal would, and icons. FFmpeg's names of formats
+# of single images end in "_pipe".
 _NO_VIDEOS = frozenset(("tty", "bin", "xbin", "adf", "idf", "txd", "ico", "image2"))
-# How documents and archives begin. FFmpeg would search them for pictures and sound.
+# The first bytes of documents and archives, which FFmpeg would search for images and sound.
 _DOCUMENTS = (
     b"%PDF",
     b"%!PS",
@@ -28,13 +29,14 @@ _DOCUMENTS = (
     b"\xfd7zXZ",
     b"\xd0\xcf\x11\xe0",
 )
-_TAR = slice(257, 262)  # bytes that say "ustar" in a tar archive
+_TAR = slice(257, 262)  # the bytes that are "ustar" in a tar archive
 
 
 def kind_of(path: Path) -> str:
-    """`image` or `video`, by the file's content; an animation is a video.
+    """Return whether a file is an `image` or a `video`, judged by its content.
 
-    What is neither is what its name says, or an image: either way it will be refused in words that fit.
+    An animation is a video. A file that is neither is classified by its name, and otherwise as an image, so that the
+    error message of the reader fits.
     """
     frames = animation_frames(path)
     if frames is not None:
@@ -46,7 +48,11 @@ def kind_of(path: Path) -> str:
 
 
 def animation_frames(path: Path) -> int | None:
-    """How many frames a picture or animation that Pillow reads has; None if the file is none."""
+    """Count the frames of an image or animation that Pillow can read.
+
+    Returns:
+        The number of frames, 1 for a still image; None if Pillow cannot read the file, or if it is a Motion JPEG video.
+    """
     try:
         with warnings.catch_warnings(action="ignore"), PillowImage.open(path, formats=FORMATS) as image:
             if image.format == "JPEG" and _is_raw_video(path):
@@ -59,28 +65,29 @@ def animation_frames(path: Path) -> int | None:
 
 
 def open_animation(path: Path) -> PillowImage.Image:
-    """An animation, opened so that pixels which none of its frames covers are transparent.
+    """Open an animation such that pixels which none of its frames covers are transparent.
 
-    A WebP file may say that it has no transparency although its frames leave such pixels, which decoders then paint
-    black. Of WebP the whole file is held, as its decoder does anyway; never more than one decoded frame is.
+    A WebP file may declare that it has no transparency although its frames leave some pixels uncovered, which decoders
+    then paint black. A WebP file is held in memory as a whole, as its decoder does anyway, but never more than one
+    decoded frame.
     """
     with path.open("rb") as file:
         if file.read(16)[8:] != b"WEBPVP8X":
             return PillowImage.open(path)
         file.seek(0)
         data = bytearray(file.read())
-    data[20] |= 0x10  # "alpha", https://developers.google.com/speed/webp/docs/riff_container
+    data[20] |= 0x10  # the flag "alpha", see https://developers.google.com/speed/webp/docs/riff_container
     return PillowImage.open(io.BytesIO(data))
 
 
 def _is_raw_video(path: Path) -> bool:
-    """Whether a file that begins as a JPEG holds many of them and is not named like a picture (Motion JPEG)."""
+    """Return whether a file that begins like a JPEG holds a video of JPEGs and is not named like an image."""
     guess = mimetypes.guess_type(path.name)[0] or ""
     return not guess.startswith("image/") and _input_format(path) == "mjpeg"
 
 
 def _is_media(path: Path) -> bool:
-    """Whether FFmpeg finds video or sound in a file that is neither a picture nor a document."""
+    """Return whether FFmpeg finds video or sound in a file that is neither an image nor a document."""
     try:
         with path.open("rb") as file:
             head = file.read(512)
@@ -89,14 +96,14 @@ def _is_media(path: Path) -> bool:
     if head.startswith(_DOCUMENTS) or head[_TAR] == b"ustar" or is_heif(head) or is_camera_raw(head):
         return False
     name = _input_format(path)
-    if name == "mjpeg":  # which FFmpeg also finds inside other files
+    if name == "mjpeg":  # FFmpeg also finds JPEGs inside other files
         return head.startswith(b"\xff\xd8")
     return name is not None and name not in _NO_VIDEOS and not name.endswith("_pipe")
 
 
 def _input_format(path: Path) -> str | None:
-    """FFmpeg's name of the file's format; None if it knows none, or finds neither video nor sound in it."""
-    import av  # here, for pictures need none of it
+    """Return FFmpeg's name of the file's format; None if it is unknown, or has neither video nor sound."""
+    import av  # imported here because images do not need it
 
     try:
         with av.open(str(path)) as container:

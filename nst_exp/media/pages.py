@@ -1,4 +1,7 @@
-"""The main picture of a TIFF file with several; camera raw files, which have none, are recognised."""
+"""Selection of the main image of a TIFF file with several pages, and detection of camera raw files.
+
+A camera raw file holds sensor data instead of a finished image, and is therefore refused.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _TRANSPARENCY = 4
 _BIG_HEADS = (b"II+\0", b"MM\0+")
 _TIFF_HEADS = (b"II*\0", b"MM\0*", *_BIG_HEADS)
 
-# How camera raw files begin that are no TIFF files, or are TIFF files but for these bytes.
+# Offset and bytes that identify camera raw files which are not TIFF files, or are TIFF files except for these bytes.
 _RAW_HEADS = (
     (0, b"IIRO"),  # ORF
     (0, b"IIRS"),
@@ -37,20 +40,27 @@ _RAW_HEADS = (
 
 
 def is_camera_raw(head: bytes) -> bool:
-    """Whether a file that begins with `head` is a camera raw file; those that are TIFF files need `read_pages`."""
+    """Return whether a file is a camera raw file.
+
+    Raw files that are also TIFF files are not detected here but by `read_pages`.
+
+    Args:
+        head: The first bytes of the file; 16 are enough.
+    """
     return any(head[start:].startswith(magic) for start, magic in _RAW_HEADS)
 
 
 class CameraRawError(Exception):
-    """The file holds what a camera's sensor has measured, and at most a preview as a picture."""
+    """Raised if a file holds sensor data of a camera and, as an image, at most a preview."""
 
 
 @dataclass(frozen=True)
 class _Page:
-    """A picture of a TIFF file: a page, or a child (SubIFD) of one.
+    """An image of a TIFF file: a page, or a child (SubIFD) of a page.
 
     Attributes:
-        place: the page's index, or the child's offset in bytes.
+        tags: The values of the image's TIFF tags.
+        place: The page's index, or the child's offset in bytes.
     """
 
     tags: Mapping[int, Any]
@@ -58,7 +68,7 @@ class _Page:
 
     @property
     def full(self) -> bool:
-        """Whether it is a picture at full size, neither a thumbnail nor a mask."""
+        """Whether this is an image at full size, neither a thumbnail nor a mask."""
         other = int(self.tags.get(_KIND, 0)) & (_REDUCED | _MASK)
         return not (other or self.tags.get(_OLD_KIND) == _OLD_REDUCED or self._photometric == _TRANSPARENCY)
 
@@ -76,12 +86,15 @@ class _Page:
 
 
 def read_pages(file: BinaryIO) -> Pages | None:
-    """What the directories of a TIFF file say, read without its pixels; None if it is no TIFF file.
+    """Read the directories of a TIFF file, without its pixels.
 
-    Directories that cannot be read are left out, for a picture may do without them.
+    Directories that cannot be read are skipped, because the image may not need them.
+
+    Returns:
+        The pages; None if the file is not a TIFF file.
 
     Raises:
-        CameraRawError: if the file is a camera raw file.
+        CameraRawError: If the file is a camera raw file.
     """
     file.seek(0)
     header = file.read(16)
@@ -111,7 +124,7 @@ def read_pages(file: BinaryIO) -> Pages | None:
 
 @dataclass(frozen=True)
 class Pages:
-    """The pages of a TIFF file, and their children."""
+    """The pages of a TIFF file and their children."""
 
     _pages: Sequence[_Page]
     _children: Sequence[_Page]
@@ -122,10 +135,16 @@ class Pages:
         return sum(page.full for page in self._pages)
 
     def main(self, image: ImageFile.ImageFile) -> ImageFile.ImageFile:
-        """The main picture of the file that is opened as `image`, not decoded yet.
+        """Select the main image of the file.
 
-        That is the first page at full size; if all pages are thumbnails, their largest child at full size, as in
-        TIFF/EP files; and if there is none, the largest page.
+        It is the first page at full size. If all pages are thumbnails, it is their largest child at full size, as in
+        TIFF/EP files. If there is no such child, it is the largest page.
+
+        Args:
+            image: The file, opened by Pillow.
+
+        Returns:
+            The main image, not decoded yet.
         """
         full = [page for page in self._pages if page.full]
         child = max((page for page in self._children if page.full), key=lambda page: page.pixels, default=None)
@@ -147,7 +166,7 @@ def _directory_at(file: BinaryIO, header: bytes, offset: int) -> ImageFileDirect
 
 
 def _child(image: ImageFile.ImageFile, offset: int) -> ImageFile.ImageFile:
-    """The child at `offset`, read from a copy of the file whose header points to it."""
+    """Open the child at `offset`, from a copy of the file whose header points to it."""
     file = image.fp
     assert file is not None
     file.seek(0)

@@ -1,4 +1,7 @@
-"""The size that a picture or frame is brought to. This module imports no library of media."""
+"""The sizes that images and frames are scaled to.
+
+The module imports no media library, so that settings can be checked quickly.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ ASPECTS = ("keep", "stretch")
 
 
 def scaled_size(stored: tuple[int, int], size: int, aspect: str) -> tuple[float, float]:
-    """The exact (width, height) in px of a picture at `size`, before rounding.
+    """Return the exact (width, height) of an image scaled to `size`, in px, before rounding.
 
     Args:
-        stored: (width, height) in px.
-        size: px, of the longer side, or of both sides with `aspect="stretch"`.
-        aspect: one of `ASPECTS`.
+        stored: The (width, height) as stored, in px.
+        size: Length, in px, of the longer side (`aspect="keep"`) or of both sides (`aspect="stretch"`).
+        aspect: One of `ASPECTS`.
 
     Raises:
-        InputError: if `aspect` is none of them.
+        InputError: If `aspect` is not one of `ASPECTS`.
     """
     if aspect not in ASPECTS:
         raise InputError(f"aspect={aspect!r}: choose among {', '.join(ASPECTS)}")
@@ -27,7 +30,17 @@ def scaled_size(stored: tuple[int, int], size: int, aspect: str) -> tuple[float,
 
 
 def fitted_size(stored: tuple[int, int], size: int, aspect: str, *, even: bool) -> tuple[int, int]:
-    """The (width, height) in px of a frame at `size`; both sides are even numbers if `even`. See `scaled_size`."""
+    """Return the (width, height) of a frame scaled to `size`, in whole px.
+
+    Args:
+        stored: As in `scaled_size`.
+        size: As in `scaled_size`.
+        aspect: As in `scaled_size`.
+        even: Whether both sides are rounded to even numbers, as some codecs need.
+
+    Raises:
+        InputError: If `aspect` is not one of `ASPECTS`.
+    """
     step = 2 if even else 1
     width, height = (max(step, step * round(side / step)) for side in scaled_size(stored, size, aspect))
     return width, height

@@ -1,7 +1,8 @@
-"""The sound of a video, brought into another one: packets are copied where the container holds them, else encoded anew.
+"""Transfer of a video's sound to another video.
 
-What becomes of each track is decided, by trying, before anything is painted. Nothing that goes wrong with sound while
-a video is written may cost its pictures: the track ends there, with a warning.
+Packets are copied where the container can hold them, and encoded again otherwise. How each track is treated is decided
+by trial before anything is painted. An error in the sound while a video is being written never costs the pictures: the
+track ends there, with a warning.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from nst_exp.media.video import VideoFile
 
 FORMATS = {".mp4": "mp4", ".webm": "webm", ".mkv": "matroska"}
 
-# What players understand in these containers; FFmpeg would write more.
+# The codecs that players support in these containers; FFmpeg would accept more.
 _COPIED = {
     ".mp4": frozenset(("aac", "mp3", "mp3float", "ac3", "eac3", "alac", "opus", "libopus", "flac")),
     ".webm": frozenset(("opus", "libopus", "vorbis", "libvorbis")),
@@ -31,25 +32,25 @@ _COPIED = {
 _ENCODERS = {".mp4": "aac", ".webm": "libopus", ".mkv": "libopus"}
 _NAMES = {"aac": "AAC", "libopus": "Opus"}
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
-_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # other ones are mixed down to stereo
-_BITS = 96_000  # a second and channel
-_TRIED = 64  # packets from which it is decided whether a track can be decoded
-_LEAD = Fraction(1, 10)  # s of packets before the picture, which MP4 lets decoders warm up on and then trims
-_ERRORS = (av.error.FFmpegError, ValueError, AttributeError, NotImplementedError)  # what PyAV raises for odd streams
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}  # by number of channels; others are mixed down to stereo
+_BITS = 96_000  # per second and channel
+_PACKETS_TRIED = 64  # packets after which a track counts as one that cannot be decoded
+_LEAD = Fraction(1, 10)  # s of sound before the first frame, on which decoders warm up, and which MP4 then trims
+_ERRORS = (av.error.FFmpegError, ValueError, AttributeError, NotImplementedError)  # raised by PyAV for unusual streams
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Track:
-    """What becomes of an audio stream.
+    """How an audio stream is transferred.
 
     Attributes:
-        index: of the stream in its file.
-        codec: FFmpeg's name of it, empty for one that FFmpeg does not know.
+        index: Index of the stream in its file.
+        codec: FFmpeg's name of the stream's codec; empty if FFmpeg does not know it.
         encoder: FFmpeg's name of the encoder; None if packets are copied.
-        rate: samples a second, of the encoder.
-        layout: FFmpeg's name of the channels, of the encoder.
+        rate: Sampling rate of the encoder, in samples per second.
+        layout: FFmpeg's name of the encoder's channel layout.
     """
 
     index: int
@@ -61,13 +62,13 @@ class Track:
 
 @dataclass(frozen=True)
 class SoundPlan:
-    """What becomes of a video's sound.
+    """How a video's sound is transferred.
 
     Attributes:
-        suffix: of the file to write, which says its container.
-        tracks: those that go along.
-        words: what is done about each track, for the log.
-        lossy: whether a track is encoded anew or left out.
+        suffix: Extension of the file to write, which determines its container.
+        tracks: The tracks that are transferred.
+        words: How each track is treated, in words for the log.
+        lossy: Whether a track is encoded again or left out.
     """
 
     suffix: str
@@ -77,9 +78,17 @@ class SoundPlan:
 
 
 def plan_sound(video: VideoFile, suffix: str) -> SoundPlan:
-    """Decide what becomes of the sound of `video` in a file of this suffix.
+    """Decide how the sound of a video is transferred to a file with the given extension.
 
-    If its container cannot hold all tracks as they are, but Matroska can, the file becomes Matroska.
+    If the container cannot hold all tracks as they are but Matroska can, the file becomes a Matroska file. Otherwise,
+    the tracks that the container cannot hold are encoded again, and tracks that cannot be decoded are left out.
+
+    Args:
+        video: The video whose sound is transferred.
+        suffix: The intended extension of the file, one of the keys of `FORMATS`.
+
+    Returns:
+        The plan, whose `suffix` may differ from the intended one.
     """
     if not video.has_sound:
         return SoundPlan(suffix)
@@ -116,7 +125,7 @@ class _Sample:
     """The beginning of an audio stream.
 
     Attributes:
-        frame: the first one decoded; None if nothing can be.
+        frame: The first frame that could be decoded; None if there is none.
     """
 
     video: VideoFile
@@ -142,7 +151,7 @@ def _codec_name(stream: Any) -> str:
 def _first_frame(video: VideoFile, index: int) -> av.AudioFrame | None:
     with av.open(str(video.path)) as container:
         stream: Any = container.streams[index]
-        for packet in itertools.islice(container.demux(stream), _TRIED):
+        for packet in itertools.islice(container.demux(stream), _PACKETS_TRIED):
             with contextlib.suppress(*_ERRORS):
                 for frame in stream.codec_context.decode(packet if packet.size else None):
                     if frame.samples:
@@ -151,7 +160,7 @@ def _first_frame(video: VideoFile, index: int) -> av.AudioFrame | None:
 
 
 def _copied(sample: _Sample, suffix: str) -> Track | None:
-    """The track as a copy, if the container takes its first packets."""
+    """Return the track as a copy, if the container accepts its first packets."""
     if not sample.codec or (suffix in _COPIED and sample.codec not in _COPIED[suffix]):
         return None
     try:
@@ -168,7 +177,7 @@ def _copied(sample: _Sample, suffix: str) -> Track | None:
 
 
 def _encoded(sample: _Sample, suffix: str) -> Track | None:
-    """The track encoded anew, if it can be decoded."""
+    """Return the track encoded again, if it can be decoded."""
     if sample.frame is None:
         return None
     encoder, heard = _ENCODERS[suffix], sample.frame.sample_rate
@@ -190,7 +199,7 @@ def _encodes(track: Track, suffix: str) -> bool:
 
 @contextlib.contextmanager
 def _scratch(suffix: str) -> Iterator[Any]:
-    """A file in memory of this container."""
+    """Open an in-memory file with the container of this extension."""
     with av.open(io.BytesIO(), "w", format=FORMATS[suffix]) as output:
         yield output
 
@@ -205,11 +214,16 @@ def _add_encoder(output: Any, track: Track) -> Any:
 
 
 class Sound:
-    """Brings the tracks of a video's sound into another one as time goes on; time 0 there is `begin` in the source.
+    """Writes the sound of one video into another, in step with the frames that are written.
+
+    Time 0 of the written video is `begin` in the source. The object is a context manager that closes the source.
 
     Args:
-        begin: s, in the source, when the first written picture is shown.
-        end: s, in the source, when the sound ends; None: with the source.
+        output: PyAV's container that is being written.
+        source: The video whose sound is transferred.
+        plan: How its tracks are treated, from `plan_sound`; at least one track.
+        begin: When the first written frame is shown, in seconds of the source.
+        end: When the sound ends, in seconds of the source; None lets it end with the source.
     """
 
     def __init__(self, output: Any, source: VideoFile, plan: SoundPlan, begin: Fraction, end: Fraction | None) -> None:
@@ -233,20 +247,20 @@ class Sound:
         self._source.close()
 
     def write_until(self, time: Fraction) -> None:
-        """Write what begins before `time`, in s of the source."""
+        """Write all sound that begins before `time`, in seconds of the source."""
         until = time if self._end is None else min(time, self._end)
         while (packet := self._peek()) is not None and packet.pts * packet.time_base < until:
             self._next = None
             self._feed(packet.stream_index, packet)
 
     def finish(self) -> None:
-        """Write all that is left."""
+        """Write the remaining sound."""
         self.write_until(Fraction(10**12))
         for index in list(self._tracks):
             self._feed(index, None)
 
     def _feed(self, index: int, packet: Any | None) -> None:
-        """Give a track its next packet, None after the last; the track ends where that fails."""
+        """Pass a track its next packet, or None after the last one. If that fails, the track ends."""
         track = self._tracks.get(index)
         if track is None:
             return
@@ -260,6 +274,7 @@ class Sound:
             del self._tracks[index]
 
     def _peek(self) -> Any:
+        """Return the next packet that has a time stamp, without consuming it; None at the end."""
         while self._next is None:
             try:
                 self._next = next(self._packets, None)
@@ -293,13 +308,17 @@ class _Copy:
         self._output.mux(packet)
 
     def finish(self) -> None:
-        """Nothing waits."""
+        """Do nothing, since no packets are held back."""
 
 
 def _padding(stream: Any) -> Fraction:
-    """How long the sound is, in s, that an Opus decoder drops at first; rounded up, as Matroska rounds time stamps.
+    """Return how much sound an Opus decoder drops at the beginning, in s.
 
-    The file's header says it (RFC 7845, section 5.1), and Matroska moves time stamps by it.
+    The file's header states it, and Matroska shifts time stamps by it. The duration is rounded up, because Matroska
+    rounds time stamps.
+
+    References:
+        RFC 7845, section 5.1.
     """
     header = bytes(stream.codec_context.extradata or b"")
     if not header.startswith(b"OpusHead"):
@@ -308,7 +327,7 @@ def _padding(stream: Any) -> Fraction:
 
 
 class _Encoding:
-    """A track that is decoded, cut to the sample and encoded anew; gaps become silence."""
+    """A track that is decoded, cut to the sample and encoded again; gaps become silence."""
 
     def __init__(self, output: Any, track: Track, begin: Fraction, end: Fraction | None) -> None:
         self._output, self._track, self._begin, self._end = output, track, begin, end
@@ -324,24 +343,24 @@ class _Encoding:
             if self._graph is None:
                 self._graph = self._graph_for(frame)
             self._graph.push(frame)
-            self._encode_what_is_ready()
+            self._encode_ready_frames()
 
     def finish(self) -> None:
         if self._graph is None:
             return
         with contextlib.suppress(av.error.EOFError):
             self._graph.push(None)
-        self._encode_what_is_ready()
+        self._encode_ready_frames()
         self._output.mux(self._stream.encode(None))
 
-    def _encode_what_is_ready(self) -> None:
+    def _encode_ready_frames(self) -> None:
         assert self._graph is not None
         with contextlib.suppress(av.error.BlockingIOError, av.error.EOFError):
             while True:
                 self._output.mux(self._stream.encode(self._graph.pull()))
 
     def _graph_for(self, frame: av.AudioFrame) -> av.filter.Graph:
-        """Filters that cut, let time begin at 0, and bring samples into the encoder's form."""
+        """Set up filters that cut the sound, make it begin at time 0 and convert it to the encoder's format."""
         track, begin = self._track, float(self._begin)
         end = "" if self._end is None else f":end={float(self._end):.6f}"
         graph = av.filter.Graph()

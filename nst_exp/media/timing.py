@@ -1,4 +1,4 @@
-"""When the last painted frame of a video ends, as its source says."""
+"""The end of a written video, as determined by its source."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Ending:
     """The end of a written video.
 
     Attributes:
-        pts: when its last frame is no longer shown, in units of the source's `time_base`.
-        of_source: whether the source ends there, too.
+        pts: When the last frame stops being shown, in units of the source's `time_base`.
+        of_source: Whether the source ends at the same time.
     """
 
     pts: int
@@ -28,9 +28,14 @@ class Ending:
 
 
 def ending_of(video: VideoFile, pts: int, every: int) -> Ending:
-    """The end of a video whose last frame is shown from `pts` on, of whose source every `every`-th frame is taken.
+    """Determine when a video that keeps every n-th frame of its source ends.
 
-    The frame is shown until the next one that would have been taken, or until the source ends.
+    The last frame is shown until the next frame that would have been kept, or until the source ends.
+
+    Args:
+        video: The source.
+        pts: When the last written frame begins, in units of the source's `time_base`.
+        every: The n of "every n-th frame", at least 1.
     """
     usual = max(1, round(1 / (video.rate * video.time_base)))
     later, end = [], pts + usual
@@ -45,7 +50,7 @@ def ending_of(video: VideoFile, pts: int, every: int) -> Ending:
 
 
 def _spans(video: VideoFile) -> Iterator[tuple[int, int]]:
-    """When each frame of a video begins, and for how long it is shown, 0 if that is not said; not in order."""
+    """Yield, in no particular order, when each frame begins and how long it is shown; 0 if the file does not say."""
     if video.animation:
         yield from _animated(video)
         return

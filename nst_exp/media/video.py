@@ -1,10 +1,13 @@
-"""Reading of videos: whatever FFmpeg decodes, animated GIF and WebP. Frames are streamed, never all held.
+"""Reading of videos and animations, frame by frame.
 
-PyAV, not imageio, reads and writes video: it keeps exact frame rates, the time stamps of videos with a variable rate,
-and sound, packet by packet. Animations are read by Pillow. Time stamps are kept as they are: a frame comes out at the
-very moment at which it went in.
+Videos are read by PyAV in every format that FFmpeg decodes; animations, such as GIF and WebP, are read by Pillow.
+Frames are streamed and never held all at once.
 
-This module must stay quick to import: inputs are checked before JAX is.
+PyAV is used instead of imageio because it keeps exact frame rates, the time stamps of videos with a variable rate, and
+sound, packet by packet. Time stamps are preserved, so that a written frame is shown at the same moment as the frame of
+the source.
+
+Keep imports of this module fast: inputs are checked before JAX is loaded.
 """
 
 from __future__ import annotations
@@ -31,24 +34,24 @@ from nst_exp.media.kind import animation_frames, open_animation
 
 ON_CORRUPT = ("error", "skip")
 _MILLISECOND = Fraction(1, 1000)
-_DEFAULT_RATE = Fraction(25)  # of what does not say
-_MISSING = 2.5  # frames short of a video's duration: it was cut off
-_MOST_RATE = 1000  # frames a second
-_LOOKED_AT = 12  # frames from which a video's treatment is decided
+_DEFAULT_RATE = Fraction(25)  # frames per second, of videos that state no rate
+_MISSING_FRAMES = 2.5  # a video that lacks more frames than this before its stated end was cut short
+_MAX_RATE = 1000  # frames per second; a higher average is a mistake in the file
+_FRAMES_PROBED = 12  # frames from which a video's treatment is decided
 _NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS of libavformat
-_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own leave transparency out
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders leave transparency out
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame, upright.
+    """One frame of a video, upright.
 
     Attributes:
-        index: its place in the source, from 0.
-        pts: when it is shown, in units of the video's `time_base`.
-        levels: (H, W, 3).
+        index: Position of the frame in the source, from 0.
+        pts: When the frame is shown, in units of the video's `time_base`.
+        levels: sRGB levels 0 to 255, uint8 (H, W, 3).
     """
 
     index: int
@@ -58,16 +61,17 @@ class Frame:
 
 @dataclass(frozen=True)
 class VideoFile:
-    """What a video says of itself.
+    """The properties of a video file.
 
     Attributes:
-        size: (width, height) in px, upright.
-        rate: frames a second, on average; exact where the file is.
-        time_base: seconds, the unit of time stamps.
-        frames: about how many there are, as the file says; None if it does not.
-        has_sound: whether there is an audio stream.
-        animation: whether Pillow reads it, not FFmpeg.
-        treatment: what is unusual about it and what is done about that, in words for the log.
+        path: The file.
+        size: The (width, height) of an upright frame, in px.
+        rate: Average number of frames per second; exact if the file states it exactly.
+        time_base: Unit of time stamps, in seconds.
+        frames: Approximate number of frames, as far as the file states it; None if it does not.
+        has_sound: Whether the file has an audio stream.
+        animation: Whether the file is read by Pillow instead of FFmpeg.
+        treatment: What is unusual about the video and how it is converted, in words for the log.
     """
 
     path: Path
@@ -81,37 +85,52 @@ class VideoFile:
 
     @property
     def summary(self) -> str:
-        """Size and rate, in words for the log."""
+        """Size and frame rate, in words for the log."""
         rate = f"{float(self.rate):.2f}".rstrip("0").rstrip(".")
         return f"{self.size[0]}x{self.size[1]}, {rate} frames/s"
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Which frames of a video: `start` up to but without `end`, every `every`-th."""
+    """A selection of a video's frames.
+
+    Attributes:
+        start: Index of the first frame.
+        end: Index after the last frame; None selects all frames up to the end of the video.
+        every: Distance between selected frames; 1 selects every frame.
+    """
 
     start: int = 0
     end: int | None = None
     every: int = 1
 
     def count(self, frames: int | None) -> int | None:
-        """How many frames are left of `frames`; None if that is not known."""
+        """Return how many frames the selection has.
+
+        Args:
+            frames: The number of frames of the video; None if unknown, in which case the video is assumed to reach
+                `end`.
+
+        Returns:
+            The number of selected frames; None if neither `frames` nor `end` is known.
+        """
         end = min((n for n in (frames, self.end) if n is not None), default=None)
         return None if end is None else max(0, len(range(self.start, end, self.every)))
 
 
 def probe(path: Path, name: str) -> VideoFile:
-    """What the video at `path` says of itself.
+    """Read the properties of a video file.
 
     Args:
-        name: the config key that `path` came from, for messages.
+        path: The file to read.
+        name: The config key that `path` comes from, for messages.
 
     Raises:
-        InputError: if it is no video, or has no frame that can be decoded.
+        InputError: If the file is not a video, or has no frame that can be decoded.
     """
     subject = f"{name}={str(path)!r}"
     frames = animation_frames(path)
-    with _refusing(subject):
+    with _as_input_error(subject):
         if not path.stat().st_size:
             raise InputError(f"{subject} cannot be read: it is empty")
         if frames is not None:
@@ -127,7 +146,7 @@ def _described(path: Path, container: Any, subject: str) -> VideoFile:
     if stream is None:
         cover = " and a cover picture" if container.streams.video else ""
         raise InputError(f"{subject} has no video in it, only sound{cover}")
-    first = list(itertools.islice(_decoded(container, stream, lambda error: None), _LOOKED_AT))
+    first = list(itertools.islice(_decoded(container, stream, lambda error: None), _FRAMES_PROBED))
     if not first:
         raise InputError(f"{subject} has no frames")
     treatment = treatment_of(first, stream.sample_aspect_ratio, stream.codec_context.field_order)
@@ -137,7 +156,7 @@ def _described(path: Path, container: Any, subject: str) -> VideoFile:
         shown_size(first[0], stream.sample_aspect_ratio),
         rate,
         Fraction(stream.time_base or 1 / rate),
-        _about(path, container, stream, rate),
+        _estimated_frames(path, container, stream, rate),
         has_sound=bool(container.streams.audio),
         animation=False,
         treatment=treatment,
@@ -145,30 +164,44 @@ def _described(path: Path, container: Any, subject: str) -> VideoFile:
 
 
 def video_stream(container: Any) -> Any | None:
-    """The first stream of moving pictures in an open file of PyAV's; None if there is none but covers of songs."""
+    """Return the first stream of moving pictures in PyAV's container; None if it has none besides cover pictures."""
     moving = (stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic)
     return next(moving, None)
 
 
 def _rate(stream: Any) -> Fraction:
-    """Frames a second, on average; a guess where the average cannot be one, as of very short DV files."""
+    """Return the average frames per second, or a guess where the average is implausible, as in very short DV files."""
     average = stream.average_rate
-    return Fraction(average if average and average <= _MOST_RATE else stream.guessed_rate or _DEFAULT_RATE)
+    return Fraction(average if average and average <= _MAX_RATE else stream.guessed_rate or _DEFAULT_RATE)
 
 
 def read_frames(video: VideoFile, cut: Cut, *, on_corrupt: str, name: str) -> Iterator[Frame]:
-    """The frames of `cut`, one after the other.
+    """Read the selected frames of a video, one after the other.
 
     Args:
-        on_corrupt: `error`, or `skip`: leave out what cannot be decoded, with a log warning.
-        name: the config key that the video came from, for messages.
+        video: The video, from `probe`.
+        cut: The frames to read.
+        on_corrupt: `error` to raise an error where something cannot be decoded, or `skip` to leave it out with a
+            warning in the log.
+        name: The config key that the video comes from, for messages.
+
+    Yields:
+        The frames, in order, with increasing time stamps.
 
     Raises:
-        InputError: before the first frame, if the file was cut short of what is wanted; or where something cannot be
-            decoded.
+        InputError: If the file cannot be read; with `error`, also where something cannot be decoded, and before the
+            first frame if the file was cut short and selected frames are missing.
+
+    Example:
+        >>> video = probe(Path("moving.mp4"), "content")  # written by the example of `write_video`
+        >>> for frame in read_frames(video, Cut(start=5, end=20, every=5), on_corrupt="error", name="content"):
+        ...     print(frame.index, frame.pts * video.time_base, frame.levels.shape)
+        5 1/5 (64, 96, 3)
+        10 2/5 (64, 96, 3)
+        15 3/5 (64, 96, 3)
     """
     subject = f"{name}={str(video.path)!r}"
-    with _refusing(subject):
+    with _as_input_error(subject):
         if not video.animation:
             _check_whole(video, cut, on_corrupt, subject)
         frames = _animated(video) if video.animation else _streamed(video, on_corrupt, subject)
@@ -192,13 +225,16 @@ def _animated(video: VideoFile) -> Generator[Frame]:
 
 
 def shown_ms(image: PillowImage.Image) -> int:
-    """How long the current frame is shown; browsers show for 100 ms what says 0."""
+    """Return how long the current frame of an animation is shown, in ms.
+
+    A duration of 0 in the file means 100 ms, as in browsers.
+    """
     image.load()
     return round(float(image.info.get("duration", 0))) or 100
 
 
 def _streamed(video: VideoFile, on_corrupt: str, subject: str) -> Generator[Frame]:
-    """All frames of a video, with time stamps that rise."""
+    """Yield all frames of a video, with increasing time stamps."""
     index, last = 0, None
 
     def report(error: av.error.FFmpegError) -> None:
@@ -209,7 +245,7 @@ def _streamed(video: VideoFile, on_corrupt: str, subject: str) -> Generator[Fram
         assert stream is not None
         timed = _has_times(container)
         for frame in deinterlaced(_decoded(container, stream, report)):
-            if not timed:  # FFmpeg's guesses have gaps
+            if not timed:  # the time stamps that FFmpeg guesses have gaps
                 frame.pts = None
             last = _pts(frame, last, video)
             yield Frame(index, last, levels_of(frame, stream.sample_aspect_ratio))
@@ -217,19 +253,19 @@ def _streamed(video: VideoFile, on_corrupt: str, subject: str) -> Generator[Fram
 
 
 def _decoded(container: Any, stream: Any, report: Callable[[av.error.FFmpegError], None]) -> Iterator[av.VideoFrame]:
-    """The frames of a stream as they are stored.
+    """Yield the frames of a stream as they are stored.
 
     Args:
-        report: called with what cannot be decoded; if it returns, that is left out.
+        report: Called with the error if something cannot be decoded; if it returns, the damaged part is left out.
     """
     decoder = _decoder(stream)
-    decoder.thread_type = "SLICE"  # with whole frames in threads, PyAV drops an error in one, and frames after it
-    decoder.options = {"err_detect": "explode"}  # what FFmpeg would otherwise paint over in grey
+    decoder.thread_type = "SLICE"  # with frames in threads, PyAV loses errors, and frames after them
+    decoder.options = {"err_detect": "explode"}  # or FFmpeg fills damaged parts with grey
     return _with_repeats(container.demux(stream), decoder, report)
 
 
 def _decoder(stream: Any) -> Any:
-    """The stream's own, or one that decodes transparency where FFmpeg's own would leave it out."""
+    """Return the stream's decoder, or one that decodes transparency where FFmpeg's own would leave it out."""
     tags = {name.lower(): value for name, value in stream.metadata.items()}
     name = stream.codec_context.name
     if tags.get("alpha_mode") == "1" and name in _ALPHA_DECODERS:
@@ -240,9 +276,10 @@ def _decoder(stream: Any) -> Any:
 def _with_repeats(
     packets: Iterable[Any], decoder: Any, report: Callable[[av.error.FFmpegError], None]
 ) -> Iterator[av.VideoFrame]:
-    """The frames of `packets`; an empty packet with a time stamp says that the frame before it is shown once more.
+    """Decode packets, where an empty packet with a time stamp repeats the previous frame at that time.
 
-    Decoders refuse empty packets and deliver frames late, so repeats wait until the frame that follows them is there.
+    Decoders refuse empty packets and deliver frames late, so a repetition waits until the frame that follows it is
+    there.
     """
     repeats: list[int] = []
     last: av.VideoFrame | None = None
@@ -269,7 +306,7 @@ def _shown_again(frame: av.VideoFrame, pts: int) -> av.VideoFrame:
 def _decoded_packet(packet: Any, decoder: Any, report: Callable[[av.error.FFmpegError], None]) -> list[av.VideoFrame]:
     try:
         return decoder.decode(packet if packet.size else None)
-    except av.error.EOFError:  # a decoder that was flushed before has no more
+    except av.error.EOFError:  # the decoder was flushed before and has no more frames
         return []
     except av.error.FFmpegError as error:
         report(error)
@@ -277,7 +314,10 @@ def _decoded_packet(packet: Any, decoder: Any, report: Callable[[av.error.FFmpeg
 
 
 def _pts(frame: av.VideoFrame, last: int | None, video: VideoFile) -> int:
-    """The frame's time stamp; later than the last, as some files' are not, and counted where there is none."""
+    """Return the frame's time stamp, in units of the video's `time_base`, and always later than the last one.
+
+    Time stamps do not increase in some files. Where a file has none, frames are counted.
+    """
     if frame.pts is None:
         return 0 if last is None else last + max(1, round(1 / (video.rate * video.time_base)))
     pts = round(frame.pts * (frame.time_base or video.time_base) / video.time_base)  # a filter may count in other units
@@ -290,44 +330,44 @@ def _corrupt(message: str, on_corrupt: str) -> None:
     _log.warning(message)
 
 
-# --- how much there is -----------------------------------------------------------------------------------------
+# --- number of frames ------------------------------------------------------------------------------------------
 
 
-def _about(path: Path, container: Any, stream: Any, rate: Fraction) -> int | None:
-    """How many frames there are: counted by MP4 and MOV, else what rate and duration come to."""
-    if stream.frames and _edits(container):
+def _estimated_frames(path: Path, container: Any, stream: Any, rate: Fraction) -> int | None:
+    """Estimate the number of frames: MP4 and MOV count them, other files state a rate and a duration."""
+    if stream.frames and _may_have_edits(container):
         return int(stream.frames)
     if not _has_times(container):
         return _survey(path).frames
     return round(container.duration * rate / 1_000_000) if container.duration else None
 
 
-def _edits(container: Any) -> bool:
-    """Whether the file is of a kind whose frames are counted, but may be left out by a list of edits."""
+def _may_have_edits(container: Any) -> bool:
+    """Return whether this is an MP4 or MOV file, which counts its frames but may hide some by a list of edits."""
     return "mp4" in container.format.name.split(",")
 
 
 def _has_times(container: Any) -> bool:
-    """Whether the file is of a kind with time stamps, so that its duration is more than a guess from its length."""
+    """Return whether the format has time stamps, so that a duration is more than a guess from the file's length."""
     return not container.format.flags & _NO_TIMESTAMPS
 
 
 def _check_whole(video: VideoFile, cut: Cut, on_corrupt: str, subject: str) -> None:
-    """Report a file that ends before it should, if frames of `cut` are missing."""
+    """Report a file that ends too early, if selected frames are missing."""
     survey = _survey(video.path)
     missing = survey.missing * video.rate
-    if missing > _MISSING and (cut.end is None or cut.end > survey.frames):
+    if missing > _MISSING_FRAMES and (cut.end is None or cut.end > survey.frames):
         ends = f"ends after {survey.frames} frames, {float(missing):.0f} before its end"
         _corrupt(f"{subject} {ends}: it was cut short", on_corrupt)
 
 
 @dataclass(frozen=True)
 class _Survey:
-    """What is in a video file, by its packets.
+    """The content of a video file, judged by its packets.
 
     Attributes:
-        frames: how many packets of video there are.
-        missing: s, how much earlier the file ends than it says.
+        frames: Number of packets with video.
+        missing: How much earlier the file ends than it states, in s.
     """
 
     frames: int
@@ -341,18 +381,21 @@ def _survey(path: Path) -> _Survey:
 
 @functools.lru_cache(maxsize=16)
 def _surveyed(path: Path, mtime_ns: int, size: int) -> _Survey:
-    """Read all packets, decoding none. All streams count: a file that has one of them to its end was not cut short."""
+    """Read all packets without decoding them.
+
+    All streams count: a file in which one of them reaches its end was not cut short.
+    """
     with av.open(str(path)) as container:
         stream = video_stream(container)
         assert stream is not None
         frames, reached = 0, Fraction(0)
-        with contextlib.suppress(av.error.FFmpegError):  # decoding comes to the same place, and says which frame it is
+        with contextlib.suppress(av.error.FFmpegError):  # decoding fails at the same place, and says at which frame
             for packet in container.demux():
                 if packet.pts is None and packet.dts is None and not packet.size:  # the end of a stream
                     continue
                 frames += packet.stream_index == stream.index
                 reached = max(reached, _end(packet))
-        if _edits(container):  # it has a list of all its frames and where they are in the file
+        if _may_have_edits(container):  # its index lists all frames and their places in the file
             lost = sum(entry.pos + entry.size > size for entry in stream.index_entries)
             return _Survey(len(stream.index_entries) - lost, lost / _rate(stream))
         if not container.duration or not _has_times(container):
@@ -361,14 +404,14 @@ def _surveyed(path: Path, mtime_ns: int, size: int) -> _Survey:
 
 
 def _end(packet: Any) -> Fraction:
-    """When a packet has been shown or heard, in s."""
+    """Return when a packet stops being shown or heard, in s."""
     stamp = packet.pts if packet.pts is not None else packet.dts
     return Fraction(0) if stamp is None else (stamp + (packet.duration or 0)) * Fraction(packet.time_base)
 
 
 @contextlib.contextmanager
-def _refusing(subject: str) -> Iterator[None]:
-    """Whatever goes wrong in here is the file's fault: wrap nothing but reading."""
+def _as_input_error(subject: str) -> Iterator[None]:
+    """Turn an error into an InputError that names the file; wrap nothing but reading in this."""
     try:
         yield
     except InputError:

@@ -1,6 +1,6 @@
-"""Videos are written here, frame by frame, with the sound of another one.
+"""Writing of videos, frame by frame, with the sound of another video.
 
-This module must stay quick to import: inputs are checked before JAX is.
+Keep imports of this module fast: inputs are checked before JAX is loaded.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ from nst_exp.media.video import VideoFile
 
 
 def check_writable(codec: str, size: tuple[int, int]) -> None:
-    """Refuse a codec whose encoder is missing here or does not take pictures of this (width, height).
+    """Check that this FFmpeg can write a video of the given codec and size.
+
+    Args:
+        codec: A key of `codecs.CODECS`.
+        size: The (width, height) of a frame, in px.
 
     Raises:
-        InputError: naming the codec.
+        InputError: If FFmpeg lacks the encoder, or the encoder does not accept frames of this size.
     """
     choice = CODECS[codec]
     if choice.animation:
@@ -63,19 +67,34 @@ def write_video(
     sound_of: VideoFile | None = None,
     sound_to_end: bool = True,
 ) -> None:
-    """Write a video, all or nothing, with the sound of another one. It begins at 0, whenever its first frame was.
+    """Write a video atomically, with the sound of another video.
+
+    The written video begins at time 0, whatever the time stamp of its first frame.
 
     Args:
-        frames: time stamps in units of `time_base`, rising, and levels of one size.
-        rate: frames a second, for players that ask.
-        end: when the last frame ends, in units of `time_base`; None: after a frame's usual time.
-        sound_of: whose audio goes along, from the first frame on; None for silence.
-        sound_to_end: whether all the rest of it goes along, or only what is heard until `end`.
+        path: The file to write. See `suffix_with_sound` for its extension, which has no influence on the container.
+        frames: At least one pair of a time stamp, in units of `time_base`, and a frame's levels, uint8 (H, W, 3). Time
+            stamps must increase, and all frames must have the same size.
+        codec: How to encode the video, one of `codecs.CODECS`.
+        time_base: Unit of time stamps, in seconds.
+        rate: Frames per second that the file states; the time stamps determine when frames are shown.
+        end: When the last frame ends, in units of `time_base`; None shows it for the usual duration of a frame.
+        sound_of: The video whose sound is added; None for a silent video. The time stamps of `frames` are those of this
+            video, and its sound begins with the first frame. Animations have no sound.
+        sound_to_end: Whether all the rest of the sound is added, or only the sound before `end`.
 
     Raises:
-        InputError: if the file cannot be written.
+        InputError: If there are no frames, or the file cannot be written.
+
+    Example:
+        >>> def moving(index: int) -> Levels:
+        ...     levels = np.full((64, 96, 3), 80, np.uint8)
+        ...     levels[24:40, 2 * index : 2 * index + 16] = (240, 200, 40)
+        ...     return levels
+        >>> frames = ((index, moving(index)) for index in range(25))
+        >>> write_video(Path("moving.mp4"), frames, CODECS["h264"], time_base=Fraction(1, 25), rate=Fraction(25))
     """
-    os.environ.setdefault("SVT_LOG", "1")  # AV1's encoder says more than errors otherwise
+    os.environ.setdefault("SVT_LOG", "1")  # otherwise AV1's encoder prints more than errors
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         if codec.animation:
@@ -92,12 +111,15 @@ def write_video(
 
 
 def suffix_with_sound(codec: Codec, source: VideoFile) -> str:
-    """The suffix of a file of `codec` with the sound of `source`: Matroska where the usual container cannot hold it."""
+    """Return the extension of a file with this codec and the sound of `source`.
+
+    It is that of the codec, or that of Matroska where the codec's usual container cannot hold the sound.
+    """
     return plan_sound(source, codec.suffix).suffix if not codec.animation else codec.suffix
 
 
-_OPTIONS = {"fflags": "+bitexact"}  # Matroska would write random identifiers
-_MP4_OPTIONS = {"movflags": "+faststart"}  # browsers can play before they have the whole file
+_OPTIONS = {"fflags": "+bitexact"}  # otherwise Matroska files have random identifiers
+_MP4_OPTIONS = {"movflags": "+faststart"}  # lets browsers play a file before they have all of it
 
 
 def _encode_video(
@@ -123,7 +145,7 @@ def _encode_video(
             sound_end = None if sound_to_end or end is None else end * time_base
             sound = stack.enter_context(Sound(output, sound_of, plan, first * time_base, sound_end))
         begin: int | None = None
-        last, waiting = first, None  # a packet waits, for the last frame says how long it is shown
+        last, waiting = first, None  # a packet waits, because the last one states how long it is shown
         for pts, levels in every:
             frame = _encodable(levels, codec)
             frame.pts, frame.time_base, last = pts - first, time_base, pts
@@ -142,10 +164,10 @@ def _encode_video(
 
 
 def _end_at(end: Fraction, last: Fraction, packets: Sequence[Any], begin: int, suffix: str) -> None:
-    """Make a video whose last frame is shown from `last` on end at `end`, in s, by its last packets.
+    """Make a video end at `end`, in s, by changing the duration of its last packets.
 
-    MP4 counts its length in the order of decoding, from the time stamp `begin` of the first packet, in
-    which the frame shown last need not be the last.
+    The last frame is shown from `last` on, in s. MP4 measures a video's length in decoding order, from the time stamp
+    `begin` of the first packet, and the frame that is shown last need not be the last one in that order.
     """
     for packet in packets:
         if packet.pts * packet.time_base == last:
@@ -158,7 +180,7 @@ def _end_at(end: Fraction, last: Fraction, packets: Sequence[Any], begin: int, s
 def _first_and_all(
     frames: Iterable[tuple[int, Levels]],
 ) -> tuple[tuple[int, Levels], Iterator[tuple[int, Levels]]]:
-    """The first frame, and an iterator over all frames, the first included."""
+    """Return the first frame, and an iterator over all frames, including the first."""
     iterator = iter(frames)
     first = next(iterator, None)
     if first is None:
@@ -167,7 +189,7 @@ def _first_and_all(
 
 
 def _mux_all_but_last(output: Any, waiting: Any, packets: Sequence[Any]) -> Any:
-    """Write the packet that waited, and these; return the last of them instead, if there is one."""
+    """Write the packet that waited and all of `packets` but the last; return the packet that waits now."""
     if not packets:
         return waiting
     if waiting is not None:

@@ -1,1 +1,1 @@
-"""Optical flow between frames, and what a frame takes over from earlier ones."""
+"""Optical flow between frames, and propagation of painted frames along it."""

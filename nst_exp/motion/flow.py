@@ -1,8 +1,8 @@
-"""Optical flow between frames, warping along it, and where it cannot be trusted.
+"""Optical flow between frames, warping along it, and masks of where it is unreliable.
 
-A flow from frame a to frame b is float32 (H, W, 2): the pixel at (x, y) of a is found at (x + flow[y, x, 0],
-y + flow[y, x, 1]) of b, in px. No learnt weights: dense inverse search (Kroeger et al. 2016) from OpenCV. Another
-estimator is a function in `ESTIMATORS`.
+A flow from frame a to frame b is a float32 array (H, W, 2) in px: the pixel at (x, y) of a is found at (x + flow[y, x,
+0], y + flow[y, x, 1]) of b. The estimator needs no learnt weights; it is dense inverse search (Kroeger et al. 2016)
+from OpenCV. Another estimator is a function in `ESTIMATORS`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ Flow = Float32[np.ndarray, "height width 2"]
 Mask = Bool[np.ndarray, "height width"]
 Estimator = Callable[[Levels, Levels], Flow]
 
-STILL = 0.25  # px: what moves less stands still, for all that an estimator can tell
+STILL = 0.25  # px: estimators cannot tell shorter motion from none
 
 
 def dense_inverse_search(before: Levels, after: Levels) -> Flow:
-    """Flow from `before` to `after` by OpenCV's DIS at its medium preset.
+    """Estimate the flow between two frames by OpenCV's DIS optical flow, at its medium preset.
+
+    Args:
+        before: The frame at which the flow starts.
+        after: The frame to which the flow leads.
 
     References:
         Kroeger, Timofte, Dai, Van Gool (2016), Fast Optical Flow using Dense Inverse Search.
@@ -38,7 +42,7 @@ def dense_inverse_search(before: Levels, after: Levels) -> Flow:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let OpenCV use one thread: DIS splits pictures by the number of threads, and its result depends on that."""
+    """Limit OpenCV to one thread, because DIS splits images by the number of threads and its result depends on that."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -51,9 +55,20 @@ ESTIMATORS: dict[str, Estimator] = {"dis": dense_inverse_search}
 
 
 def warp(image: Pixels, flow: Flow) -> Pixels:
-    """`image` seen along `flow`: its value at (x + u, y + v) for each (x, y), by Lanczos, edges continued.
+    """Warp an image along a flow.
 
-    Lanczos, since in a video each picture is made of the last one warped, and bilinear weights would blur them all.
+    The result at (x, y) is the value of `image` at (x + u, y + v), where (u, v) is `flow[y, x]`. Beyond its edges, the
+    image is continued by its outermost pixels.
+
+    Values are interpolated by Lanczos resampling: in a video, each frame is made of the previous one warped, so that
+    the blur of bilinear interpolation would build up from frame to frame.
+
+    Args:
+        image: Pixels in [0, 1].
+        flow: Flow from the frame of the result to the frame of `image`.
+
+    Returns:
+        Pixels, clipped to [0, 1].
     """
     rows, columns = _grid(flow.shape[0], flow.shape[1])
     warped = cv2.remap(
@@ -63,11 +78,13 @@ def warp(image: Pixels, flow: Flow) -> Pixels:
 
 
 def hidden(backward: Flow, forward: Flow) -> Mask:
-    """Which of a frame's pixels were not to be seen in the earlier frame: covered there, or out of the picture.
+    """Find the pixels of a frame that were not visible in an earlier frame.
+
+    Such a pixel was either covered in the earlier frame or outside of it.
 
     Args:
-        backward: from the frame to the earlier one.
-        forward: from the earlier frame to it.
+        backward: Flow from the frame to the earlier one.
+        forward: Flow from the earlier frame to the frame.
 
     References:
         Ruder, Dosovitskiy, Brox (2016), Artistic Style Transfer for Videos, section 4.2, after Sundaram et al. (2010).
@@ -82,13 +99,17 @@ def hidden(backward: Flow, forward: Flow) -> Mask:
 
 
 def motion_edges(flow: Flow) -> Mask:
-    """Where neighbouring pixels move apart, and a flow is least exact (Ruder et al. 2016, section 4.2)."""
+    """Find the edges of moving objects, where neighbouring pixels move apart and a flow is least accurate.
+
+    References:
+        Ruder, Dosovitskiy, Brox (2016), Artistic Style Transfer for Videos, section 4.2.
+    """
     slopes = [_squares(np.stack(np.gradient(flow[..., axis]), axis=-1)) for axis in (0, 1)]
     return np.asarray(slopes[0] + slopes[1] > 0.01 * _squares(flow) + 0.002)
 
 
 def still(flow: Flow) -> Mask:
-    """Where nothing moves."""
+    """Find the pixels that move by less than `STILL`."""
     return np.asarray(_squares(flow) < STILL**2)
 
 
@@ -103,10 +124,10 @@ def _grid(height: int, width: int) -> tuple[Float32[np.ndarray, "height width"],
 
 
 def estimator_version(estimator: str) -> str:
-    """The version of the library behind an estimator; flows of another version may differ.
+    """Return the version of the library behind an estimator, since flows of another version may differ.
 
     Args:
-        estimator: a name in `ESTIMATORS`.
+        estimator: A key of `ESTIMATORS`.
     """
     assert estimator in ESTIMATORS
     return f"opencv{cv2.__version__}"

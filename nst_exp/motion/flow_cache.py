@@ -1,4 +1,7 @@
-"""Optical flows of one video, remembered on disk: the runs of a sweep over it, and its measures, need the same ones."""
+"""A cache on disk for the optical flows of a video.
+
+All runs of a sweep over a video, and the measures of their results, need the same flows.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +17,25 @@ from nst_exp.errors import InputError
 from nst_exp.files import write_atomically
 from nst_exp.motion.flow import ESTIMATORS, Flow, Levels
 
-_STEPS_A_PX = 64  # flows are rounded to this, remembered or not, so that both give the same bytes
-_FARTHEST = 32767 / _STEPS_A_PX
+_STEPS_PER_PX = 64  # flows are rounded to such steps, cached or not, so that the cache changes no result
+_MAX_PX = 32767 / _STEPS_PER_PX
 
 
 @dataclass(frozen=True)
 class Flows:
-    """Flows between the frames of one video, remembered on disk by their frames' indices.
+    """Flows between the frames of one video, cached on disk by the indices of the frames.
 
     Attributes:
-        estimator: a name in `ESTIMATORS`.
-        folder: of this video at this size; None remembers nothing.
-        limit_mb: no more than this many MB (10^6 bytes) are written to the folder.
+        estimator: A key of `flow.ESTIMATORS`.
+        folder: The cache folder for this video at this size; None disables the cache.
+        limit_mb: Size of the folder, in MB (10^6 bytes), beyond which no flows are added to it.
+
+    Example:
+        >>> before = np.random.default_rng(0).integers(256, size=(64, 96, 3), dtype=np.uint8)
+        >>> after = np.roll(before, 3, axis=1)  # three pixels to the right
+        >>> flow = Flows("dis", folder=Path("flows"), limit_mb=100).between((0, before), (1, after))
+        >>> flow.shape, float(np.median(flow[..., 0]))
+        ((64, 96, 2), 3.0)
     """
 
     estimator: str
@@ -33,18 +43,26 @@ class Flows:
     limit_mb: float
 
     def between(self, before: tuple[int, Levels], after: tuple[int, Levels]) -> Flow:
-        """The flow from one frame, (index, levels), to another."""
+        """Return the flow from one frame to another, from the cache if it is there.
+
+        Args:
+            before: Index and levels of the frame at which the flow starts.
+            after: Index and levels of the frame to which the flow leads.
+
+        Returns:
+            The flow in px, rounded to 1/64 px and limited to 512 px in each direction.
+        """
         path = self.folder and self.folder / f"{before[0]}-{after[0]}.npy"
         steps = _read(path, before[1].shape[:2]) if path else None
         if steps is None:
             flow = ESTIMATORS[self.estimator](before[1], after[1])
-            steps = np.rint(np.clip(flow, -_FARTHEST, _FARTHEST) * _STEPS_A_PX).astype(np.int16)
+            steps = np.rint(np.clip(flow, -_MAX_PX, _MAX_PX) * _STEPS_PER_PX).astype(np.int16)
             if path:
                 self._write(path, steps)
-        return steps.astype(np.float32) / _STEPS_A_PX
+        return steps.astype(np.float32) / _STEPS_PER_PX
 
     def _write(self, path: Path, steps: Int16[np.ndarray, "height width 2"]) -> None:
-        """Failing costs only time, so it is no reason to stop."""
+        """Cache a flow if there is room for it. Failing to do so only costs time, so errors are ignored."""
         if self._used_mb() + steps.nbytes / 1e6 > self.limit_mb:
             return
         content = io.BytesIO()
@@ -61,7 +79,7 @@ class Flows:
         return _used.get(self.folder, 0.0)
 
 
-_used: dict[Path, float] = {}  # MB in each folder, counted once
+_used: dict[Path, float] = {}  # MB in each folder, so that files are counted only once
 
 
 def _read(path: Path, size: tuple[int, ...]) -> Int16[np.ndarray, "height width 2"] | None:

@@ -1,7 +1,7 @@
-"""Propagation along optical flow: what a frame of a video takes over from the painted frames before it.
+"""Propagation of painted frames along optical flow to the next frame of a video.
 
-Earlier pictures come as levels, as they are in their files, so that a video that was interrupted is resumed to the very
-same result.
+Earlier frames are given as 8-bit levels, as they are stored in files, so that an interrupted video resumes to exactly
+the same result.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from jaxtyping import Float32
 
 from nst_exp.motion.flow import Flow, Levels, Mask, Pixels, hidden, motion_edges, warp
 
-FlowBetween = Callable[[tuple[int, Levels], tuple[int, Levels]], Flow]  # frames as (index, levels)
+FlowBetween = Callable[[tuple[int, Levels], tuple[int, Levels]], Flow]  # each frame as (index, levels)
 
-_FEATHER = 2.0  # px: standard deviation of the seam between what is carried along and what is new
+_FEATHER = 2.0  # px: standard deviation of the blurred seam between propagated and new parts
 _SHARE_OF_NEIGHBOUR = 0.5  # Ruder et al. 2016, section 4.4: delta, in passes after the first
 
 
 @dataclass(frozen=True, eq=False)
 class PreviousFrame:
-    """A frame that is painted already.
+    """A frame that has been painted.
 
     Attributes:
-        frame_index: in the source.
-        content: the source's levels.
-        pastiche: the picture's.
+        frame_index: Index of the frame in the source.
+        content: The frame of the source.
+        pastiche: The painted frame.
     """
 
     frame_index: int
@@ -38,12 +38,12 @@ class PreviousFrame:
 
 @dataclass(frozen=True, eq=False)
 class Propagated:
-    """What a frame takes over from those before it.
+    """What a frame takes over from earlier painted frames.
 
     Attributes:
-        init: the picture that the solver starts from.
-        anchor: the picture that the frame is held to ...
-        mask: ... where this is True.
+        init: The image that the solver starts from.
+        anchor: The image that the frame is held to where `mask` is True.
+        mask: Where the frame is held to `anchor`.
     """
 
     init: Pixels
@@ -58,18 +58,22 @@ def propagate(
     previous: Sequence[PreviousFrame],
     reach: Sequence[int],
 ) -> Propagated:
-    """Carry the painted frames at the distances `reach` before a frame along to it.
+    """Propagate painted frames to the frame that is painted next.
 
-    Each pixel is held to the nearest frame that shows it. Pixels that none of them shows start from the content image
-    in the colours that the last picture gave to its own: without them, they would need more steps than a frame has.
+    Each pixel is held to the nearest frame that shows it. Pixels that none of the frames shows start from the content
+    image, recoloured as the last painted frame recoloured its own content. Without the recolouring, they would need
+    more steps than a frame has.
 
     Args:
-        flow_between: the source's optical flow from one frame to another.
-        previous: the nearest frame first.
-        reach: in frames painted, 1 or more each; distances beyond the video's beginning are left out.
+        flow_between: Returns the source's optical flow from one frame to another.
+        frame_index: Index of the frame in the source.
+        content: The frame of the source.
+        previous: Painted frames, the nearest first; at least one.
+        reach: Distances of the frames to propagate, counted in painted frames; each at least 1. Distances beyond the
+            first frame of the video are ignored.
 
     References:
-        Ruder, Dosovitskiy, Brox (2016), sections 4.1 to 4.3.
+        Ruder, Dosovitskiy, Brox (2016), Artistic Style Transfer for Videos, sections 4.1 to 4.3.
     """
     fresh = _recoloured(content, previous[0])
     anchor, carried = fresh, np.zeros(content.shape[:2], bool)
@@ -80,7 +84,7 @@ def propagate(
         shown = ~hidden(backward, forward)
         trusted = shown & ~motion_edges(backward)
         warped = warp(earlier.pastiche.astype(np.float32) / 255, backward)
-        # a trusted place takes over from an untrusted one; both from what is not shown
+        # take what no nearer frame shows, and what is trusted where no nearer frame is trusted
         new = (trusted & ~held) | (shown & ~carried)
         anchor = np.where(new[..., None], warped, anchor)
         carried, held = carried | shown, held | trusted
@@ -88,10 +92,17 @@ def propagate(
 
 
 def blended(propagated: Propagated, own: Levels) -> Propagated:
-    """For passes after the first: start half from the neighbour, half from `own`, the last pass's picture.
+    """Blend what was propagated with the frame's own result from the previous pass, for passes after the first.
+
+    Where the frame is held to the propagated image, the solver starts from the mean of both; elsewhere, it starts from
+    `own`.
+
+    Args:
+        propagated: What `propagate` returned for the frame.
+        own: The frame as the previous pass painted it.
 
     References:
-        Ruder, Dosovitskiy, Brox (2016), section 4.4, equation 10.
+        Ruder, Dosovitskiy, Brox (2016), Artistic Style Transfer for Videos, section 4.4, equation 10.
     """
     share = _SHARE_OF_NEIGHBOUR * propagated.mask[..., None].astype(np.float32)
     return Propagated(
@@ -100,20 +111,20 @@ def blended(propagated: Propagated, own: Levels) -> Propagated:
 
 
 def _recoloured(content: Levels, last: PreviousFrame) -> Pixels:
-    """`content` under the affine map of colours that comes closest to what `last` made of its own content."""
+    """Apply to `content` the affine map of colours that best describes how `last` was painted from its content."""
     before, after = _colours(last.content), last.pastiche.reshape(-1, 3) / np.float32(255)
     mapping, *_ = np.linalg.lstsq(before, after, rcond=None)
     return np.clip(_colours(content) @ mapping, 0, 1).reshape(content.shape).astype(np.float32)
 
 
 def _colours(levels: Levels) -> Float32[np.ndarray, "pixels 4"]:
-    """Colours in [0, 1], and a 1 for the constant of an affine map."""
+    """Return colours in [0, 1], each followed by a 1 for the constant of an affine map."""
     colours = levels.reshape(-1, 3) / np.float32(255)
     return np.concatenate([colours, np.ones((len(colours), 1), np.float32)], axis=1).astype(np.float32)
 
 
 def _feathered(anchor: Pixels, fresh: Pixels, carried: Mask) -> Pixels:
-    """`anchor` where it is carried along, else `fresh`, with a soft seam on the side of the anchor."""
+    """Return `anchor` where `carried` is True, else `fresh`, with a soft seam on the anchor's side."""
     share = cv2.GaussianBlur(carried.astype(np.float32), (0, 0), _FEATHER)
     share = np.where(carried, np.clip(2 * share - 1, 0, 1), 0)[..., None].astype(np.float32)
     return share * anchor + (1 - share) * fresh

@@ -1,4 +1,7 @@
-"""Networks as feature extractors: one file an architecture, chosen by name."""
+"""Networks as feature extractors, one module per architecture.
+
+`ARCHITECTURES` is the registry; its keys are the values of `network.name`.
+"""
 
 from nst_exp.errors import InputError
 from nst_exp.networks.alexnet import ALEXNET
@@ -22,17 +25,28 @@ ARCHITECTURES: dict[str, Network] = {
 
 
 def get_network(name: str, *, pooling: str, padding: str, precision: str, smoothing: str | None = None) -> Network:
-    """The network `name` with its static options; hashable, so that it can be a static argument of `jit`.
+    """Return a network with the given options.
+
+    The network is hashable, so that it can be a static argument of `jax.jit`.
 
     Args:
-        name: one of `ARCHITECTURES`.
-        pooling: `average` or `max`.
-        padding: of the first layer, `zeros` or `replicate`.
-        precision: of convolutions, `float32`, `tf32` or `bfloat16`.
-        smoothing: of the features, `softmax` or None.
+        name: A key of `ARCHITECTURES`.
+        pooling: Kind of those pools that an architecture does not fix, `average` or `max`.
+        padding: Border of the first convolution, `zeros` or `replicate`.
+        precision: Precision of convolutions, `float32`, `tf32` or `bfloat16`.
+        smoothing: Smoothing of the features: `softmax`, or None for no smoothing.
 
     Raises:
-        InputError: if there is no network of that name.
+        InputError: If there is no network of that name.
+
+    Example:
+        >>> network = get_network("vgg19", pooling="average", padding="zeros", precision="float32")
+        >>> network.canonical_layer("relu4_2")
+        'block4_conv2'
+        >>> network.truncated(["block2_conv1"])
+        ('block1_conv1', 'block1_conv2', 'block2_conv1')
+        >>> network.smallest_side(["block4_conv2"])
+        8
     """
     if name not in ARCHITECTURES:
         raise InputError(

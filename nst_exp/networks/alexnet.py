@@ -1,7 +1,10 @@
-"""AlexNet in one column (Krizhevsky 2014, One weird trick for parallelizing convolutional neural networks).
+"""AlexNet in one column.
 
-Layers are `conv1` to `conv5`, each after its ReLU; `relu1` and torchvision's `features.1`, the ReLU's number,
-are aliases.
+Layers are named `conv1` to `conv5`, each after its ReLU. Their aliases are `relu1` and so on, and torchvision's
+`features.1` and so on, which number the ReLUs.
+
+References:
+    Krizhevsky (2014), One weird trick for parallelizing convolutional neural networks.
 """
 
 from __future__ import annotations
@@ -12,12 +15,13 @@ from dataclasses import dataclass
 from nst_exp.networks.blocks import Chain, Conv, Pool, Table
 from nst_exp.networks.network import Network
 
+# the number of each convolution in torchvision's `features`
 TORCH_INDICES = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10}
 
 
 @dataclass(frozen=True)
 class AlexNet(Network):
-    """The network of torchvision and of LPIPS."""
+    """AlexNet as in torchvision and LPIPS."""
 
     def table(self, *, strided_first: bool = False) -> Table:
         return (

@@ -1,8 +1,8 @@
-"""What networks are made of: convolutions, pools, and three ways to join them.
+"""The building blocks of networks: convolutions, pools, and three ways to combine them.
 
-A block is a plain description. It says which kernels it needs and how long a side comes out of it, and
-computes when it is called inside a flax module, which hands it the params by name. A convolution is one with
-a bias: batch normalisation is folded into both when params are read (`params.checks`).
+A block is a plain description. It states which kernels it needs and how long a side of its output is. It computes when
+it is called inside a flax module, which provides the params by name. Every convolution has a bias, because batch
+normalisation is folded into kernel and bias when params are read (`params.checks`).
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ import jax.numpy as jnp
 from nst_exp.networks.convolution import convolution
 
 _PRECISIONS = {
-    # convolution precision, dtype of its operands; Gram matrices and losses are always float32
+    # precision of convolutions, dtype of their operands; Gram matrices and losses are always float32
     "float32": (jax.lax.Precision.HIGHEST, None),
     "tf32": (jax.lax.Precision.DEFAULT, None),
     "bfloat16": (jax.lax.Precision.DEFAULT, jnp.bfloat16),
 }
 
-Kernels = Mapping[str, tuple[int, int, int, int]]  # shape of each convolution's kernel, HWIO
+Kernels = Mapping[str, tuple[int, int, int, int]]  # shape (HWIO) of each convolution's kernel
 
 
 @dataclass(frozen=True)
 class Options:
     """How a network is run.
 
-    Args:
-        pooling: of the pools that leave it open, `average` or `max`.
-        precision: of convolutions, `float32`, `tf32` or `bfloat16`.
-        replicated: the convolution before which the border is replicated instead of filled with zeros.
-        repeated: as a network's.
+    Attributes:
+        pooling: Kind of those pools that do not fix it, `average` or `max`.
+        precision: Precision of convolutions, `float32`, `tf32` or `bfloat16`.
+        replicated: Name of the convolution whose border is replicated instead of filled with zeros; None if there is
+            none.
+        repeated: Whether the network is evaluated so often that faster code is worth a longer compilation.
     """
 
     pooling: str
@@ -47,28 +48,36 @@ class Options:
 
 @runtime_checkable
 class Block(Protocol):
-    """A piece of a network."""
+    """A part of a network."""
 
     def kernels(self, channels: int) -> tuple[Kernels, int]:
-        """Of all convolutions inside, when `channels` come in; and the number of channels that come out."""
+        """Return the kernels of all convolutions in the block, and the number of channels of its output.
+
+        Args:
+            channels: The number of channels of the block's input.
+
+        Returns:
+            Shapes (HWIO) by name of the convolution, and the number of output channels.
+        """
 
     def side(self, side: int) -> int:
-        """How many pixels a side of `side` pixels leaves; none, or less, if it is too short."""
+        """Return the length, in px, of a side of the output for one of the input; 0 or less if that is too short."""
 
     def __call__(self, x: jax.Array, options: Options) -> jax.Array:
-        """Feature maps of the feature maps `x`, NHWC, inside of a flax module."""
+        """Compute the output for the feature maps `x`, NHWC, inside a flax module."""
 
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution with bias and, unless said otherwise, ReLU.
+    """A convolution with a bias, followed by ReLU by default.
 
-    Args:
-        name: of its params.
-        channels: that come out.
-        kernel: height and width.
-        padding: rows above and below, columns left and right.
-        relu: whether negative values are cut off.
+    Attributes:
+        name: Name of its params.
+        channels: Number of output channels.
+        kernel: Height and width of the kernel.
+        stride: Stride in both directions.
+        padding: Number of rows added above and below, and of columns added left and right.
+        relu: Whether ReLU follows.
     """
 
     name: str
@@ -98,7 +107,7 @@ class Conv:
             padding=borders,
             precision=precision,
             dtype=dtype,
-            kernel_init=nn.initializers.zeros,  # never drawn, but traced: flax's own takes most of the time then
+            kernel_init=nn.initializers.zeros,  # never called, but traced; flax's default takes most of the tracing
             conv_general_dilated=partial(convolution, repeated=options.repeated),
             name=self.name,
         )
@@ -107,13 +116,16 @@ class Conv:
 
 @dataclass(frozen=True)
 class Pool:
-    """The maximum or the mean of a square window; a mean is that of the pixels the picture has, border left out.
+    """The maximum or the mean over a square window.
 
-    Args:
-        size: of the window.
-        padding: pixels on each side.
-        ceil: whether a last window may reach beyond the border (PyTorch's `ceil_mode`).
-        kind: `average` or `max`; None: what the run's `pooling` says.
+    A mean is taken over the pixels of the image only, without padding.
+
+    Attributes:
+        size: Height and width of the window.
+        stride: Stride in both directions.
+        padding: Number of pixels added on each side.
+        ceil: Whether the last window may reach beyond the border, as with PyTorch's `ceil_mode`.
+        kind: `average` or `max`; None for the network's `pooling`.
     """
 
     size: int
@@ -142,7 +154,7 @@ class Pool:
         return nn.avg_pool(x, **windows, count_include_pad=not bordered)
 
     def _reach(self, side: int) -> int:
-        """Rows that the last window needs behind a side of `side`."""
+        """Return the number of rows that the last window needs beyond a side of length `side`."""
         if not self.ceil:
             return self.padding
         return max(0, (self.side(side) - 1) * self.stride + self.size - side - self.padding)
@@ -150,7 +162,11 @@ class Pool:
 
 @dataclass(frozen=True)
 class Chain:
-    """One block after the other."""
+    """Blocks applied one after the other.
+
+    Attributes:
+        blocks: The blocks, in order.
+    """
 
     blocks: tuple[Block, ...]
 
@@ -174,7 +190,11 @@ class Chain:
 
 @dataclass(frozen=True)
 class Concat:
-    """Blocks side by side; their channels are joined."""
+    """Blocks applied to the same input, whose output channels are concatenated.
+
+    Attributes:
+        branches: The blocks, in the order of their channels.
+    """
 
     branches: tuple[Block, ...]
 
@@ -191,7 +211,12 @@ class Concat:
 
 @dataclass(frozen=True)
 class Residual:
-    """What the body makes of its input, plus the input or what the shortcut makes of it; then ReLU."""
+    """A residual block: the sum of a body and a shortcut, followed by ReLU.
+
+    Attributes:
+        body: The block whose output is added to the shortcut's.
+        shortcut: The block through which the input reaches the sum; None for the input itself.
+    """
 
     body: Block
     shortcut: Block | None = None
@@ -209,8 +234,10 @@ class Residual:
 
 
 def _side_by_side(blocks: tuple[Block, ...], channels: int) -> tuple[Kernels, list[int]]:
+    """Return the kernels of all blocks, and the number of output channels of each."""
     found = [block.kernels(channels) for block in blocks]
     return {name: shape for kernels, _ in found for name, shape in kernels.items()}, [count for _, count in found]
 
 
-Table = tuple[tuple[str, Block], ...]  # a network: its layers' names, from shallow to deep, and what leads to each
+# A network: the names of its layers, from shallow to deep, and the block that leads to each.
+Table = tuple[tuple[str, Block], ...]

@@ -1,10 +1,12 @@
-"""A convolution whose gradient is as fast inside a compiled loop as outside.
+"""A convolution whose gradient is as fast inside a compiled loop as outside of it.
 
-XLA for CPUs (seen with jaxlib 0.10.2) has no fast kernel for the usual input gradient, a convolution with a
-reversed and transposed kernel, when it stands in a `while` body: it runs six times slower there, as in
-github.com/jax-ml/jax/issues/12868. Written as a plain convolution with a kernel flipped beforehand it does.
-A strided convolution, whose gradient is slower still, is written as one of stride one: each square of stride x
-stride pixels becomes one pixel with that many times the channels.
+The usual gradient with respect to the inputs is a convolution with a reversed and transposed kernel. Inside a `while`
+body, XLA for CPUs (seen with jaxlib 0.10.2) has no fast kernel for it, so that it runs six times slower there, as in
+github.com/jax-ml/jax/issues/12868. Here, the gradient is a plain convolution with a kernel that was flipped beforehand,
+which is fast.
+
+The gradient of a strided convolution is slower still. A strided convolution is therefore rewritten as one of stride
+one: each square of stride x stride pixels becomes one pixel with that many times the channels.
 """
 
 from __future__ import annotations
@@ -26,13 +28,20 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 def convolution(
     inputs: Array, kernel: Array, strides: Any, padding: Any, *, repeated: bool = False, **options: Any
 ) -> Array:
-    """`jax.lax.conv_general_dilated` without its rarer options; fits flax's `nn.Conv(conv_general_dilated=...)`.
+    """Convolve like `jax.lax.conv_general_dilated`, without its rarer options.
+
+    The function fits the argument `conv_general_dilated` of flax's `nn.Conv`.
 
     Args:
-        repeated: it is done so often that what runs faster is worth compiling for longer.
+        inputs: Feature maps, NHWC.
+        kernel: The kernel, HWIO.
+        strides: Strides of rows and columns.
+        padding: Pairs (low, high) for rows and columns, or a name such as `SAME`.
+        repeated: Whether the convolution is computed so often that faster code is worth a longer compilation.
+        **options: Other arguments of `jax.lax.conv_general_dilated`, of which only `precision` has an effect.
 
     Raises:
-        ValueError: for dilation or feature groups, which its gradient does not know.
+        ValueError: If `options` ask for dilation or feature groups, which the gradient does not support.
     """
     plain = {"lhs_dilation": (1, 1), "rhs_dilation": (1, 1), "feature_group_count": 1}
     if any(options.get(name, value) != value for name, value in plain.items()):
@@ -47,22 +56,22 @@ def convolution(
 
 
 def _unstrided(inputs: Array, kernel: Array, strides: tuple[int, int], padding: Padding) -> tuple[Array, Array]:
-    """Inputs and a kernel that give the same without stride and padding."""
+    """Rearrange inputs and kernel so that a convolution without stride and padding gives the same result."""
     cells, reaches = [], []
     for side, size, stride, borders in zip(inputs.shape[1:3], kernel.shape[:2], strides, padding, strict=True):
         count = (side + sum(borders) - size) // stride + 1
-        reach = -(-size // stride)  # of the kernel, in strides
+        reach = -(-size // stride)  # length of the kernel, in strides
         cells.append((borders[0], (count + reach - 1) * stride - side - borders[0], 0))
         reaches.append((0, reach * stride - size, 0))
     none = (0, 0, 0)
     zero = jnp.zeros((), inputs.dtype)
-    inputs = jax.lax.pad(inputs, zero, (none, *cells, none))  # cuts off, too, what no window reaches
+    inputs = jax.lax.pad(inputs, zero, (none, *cells, none))  # also removes what no window reaches
     kernel = jax.lax.pad(kernel, zero, (*reaches, none, none))
     return _depth(inputs, strides), _depth(kernel[None], strides)[0]
 
 
 def _depth(x: Array, strides: tuple[int, int]) -> Array:
-    """(n, rows, columns, channels, ...), each cell of `strides` pixels moved to the channels."""
+    """Move the pixels of each cell of `strides` into the channels of an array (n, rows, columns, channels, ...)."""
     batch, height, width, channels, *rest = x.shape
     down, across = strides
     cells = x.reshape(batch, height // down, down, width // across, across, channels, *rest)
@@ -96,7 +105,7 @@ def _backward(
     flipped = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     reach = [(side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape[:2], padding, strict=True)]
     to_inputs = _convolution(gradient, flipped, tuple(reach), precision, repeated)
-    # never needed while params are frozen, and then not computed: XLA drops what nobody reads
+    # not used while params are frozen, and then removed by XLA
     _, to_kernel = jax.vjp(lambda k: _plain(inputs, k, padding, precision), kernel)
     return to_inputs, to_kernel(gradient)[0]
 

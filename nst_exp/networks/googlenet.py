@@ -1,7 +1,12 @@
-"""GoogLeNet with batch normalisation (Szegedy et al. 2014; Ioffe & Szegedy 2015), as torchvision has it.
+"""GoogLeNet with batch normalisation, as in torchvision.
 
-Layers bear torchvision's names, `conv1` to `conv3` and `inception3a` to `inception5b`; Caffe's `inception_3a` and
-Lucid's `mixed3a` are aliases. Its "5 x 5" convolutions are 3 x 3, a mistake that its params were trained with.
+Layers have torchvision's names, `conv1` to `conv3` and `inception3a` to `inception5b`. Caffe's `inception_3a` and
+Lucid's `mixed3a` are aliases. The "5 x 5" convolutions are 3 x 3, a mistake with which torchvision's params were
+trained.
+
+References:
+    Szegedy et al. (2014), Going Deeper with Convolutions.
+    Ioffe, Szegedy (2015), Batch Normalization.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from nst_exp.networks.blocks import Block, Chain, Concat, Conv, Pool, Table
 from nst_exp.networks.network import Network
 
 _INCEPTIONS = {
-    # channels: of the 1 x 1; before and in the 3 x 3; before and in the "5 x 5"; behind the pool
+    # channels of the 1 x 1; before and in the 3 x 3; before and in the "5 x 5"; after the pool
     "inception3a": (64, 96, 128, 16, 32, 32),
     "inception3b": (128, 128, 192, 32, 96, 64),
     "inception4a": (192, 96, 208, 16, 48, 64),
@@ -28,7 +33,7 @@ _INCEPTIONS = {
 
 @dataclass(frozen=True)
 class GoogLeNet(Network):
-    """The network of torchvision, without its auxiliary heads."""
+    """GoogLeNet as in torchvision, without its auxiliary heads."""
 
     def table(self, *, strided_first: bool = False) -> Table:
         pool = Pool(3, 2, ceil=True)

@@ -1,7 +1,10 @@
-"""Inception-v4 (Szegedy et al. 2016), as timm has it.
+"""Inception-v4, as in timm.
 
-Layers bear the names of TensorFlow's slim, `Conv2d_1a_3x3` to `Mixed_7d`; timm's `features.0` to `features.21` are
-aliases. Its first convolution has no border, so that `padding` changes nothing.
+Layers have the names of TensorFlow's slim, `Conv2d_1a_3x3` to `Mixed_7d`. timm's `features.0` to `features.21` are
+aliases. The first convolution has no border, so `padding` has no effect.
+
+References:
+    Szegedy et al. (2016), Inception-v4, Inception-ResNet and the Impact of Residual Connections on Learning.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from nst_exp.networks.network import Network
 
 @dataclass(frozen=True)
 class InceptionV4(Network):
-    """The network of the paper's figure 9."""
+    """Inception-v4, figure 9 of the paper."""
 
     def table(self, *, strided_first: bool = False) -> Table:
         stem: Table = (
@@ -42,7 +45,7 @@ class InceptionV4(Network):
 
 
 def _same(name: str, channels: int, *kernel: int) -> Conv:
-    """A convolution that keeps the size."""
+    """Return a convolution that keeps the size."""
     height, width = kernel
     return Conv(name, channels, (height, width), padding=(height // 2, width // 2))
 
@@ -52,7 +55,7 @@ def _halving(name: str, channels: int) -> Conv:
 
 
 def _branch(name: str, *sizes: tuple[int, int, int]) -> Chain:
-    """Convolutions (channels, height, width) that keep the size, numbered from 0."""
+    """Chain convolutions (channels, height, width) that keep the size, numbered from 0."""
     return Chain(tuple(_same(f"{name}.{index}", *size) for index, size in enumerate(sizes)))
 
 

@@ -1,11 +1,10 @@
-"""What every architecture has in common: named layers, the params they need, and features.
+"""The base class of all architectures: named layers, the params that they need, and features.
 
-An architecture is a table, from shallow to deep, of the names of its layers and the block that leads from
-each to the next; it is cut after the deepest layer in use. All else follows from the table.
+An architecture is a table of its layers, from shallow to deep, each with the block that leads to it from the layer
+before. The table is cut after the deepest layer in use. Everything else follows from the table.
 
-Departures from the papers, all optional: average pooling (Gatys et al. 2016, section 2), replicated borders
-on the first layer, which keep the frame of the picture from drawing itself into every Gram matrix, and
-smoothed activations.
+Three options depart from the papers: average pooling (Gatys et al. 2016, section 2), a replicated border of the first
+convolution, which keeps the edge of the image from showing in every Gram matrix, and smoothed activations.
 """
 
 from __future__ import annotations
@@ -29,15 +28,17 @@ from nst_exp.types import FeatureMaps, Image, NetworkParams, Preprocessing
 
 @dataclasses.dataclass(frozen=True)
 class Network(abc.ABC):
-    """An architecture with its static options; hashable, so that it can be a static argument of `jit`.
+    """An architecture with its options.
+
+    A network is hashable, so that it can be a static argument of `jax.jit`.
 
     Attributes:
-        name: as in conf/network.
-        pooling: `average` or `max`.
-        padding: of the first layer, `zeros` or `replicate`.
-        precision: of convolutions, `float32`, `tf32` or `bfloat16`.
-        smoothing: of the features, `softmax` or None.
-        repeated: it is evaluated so often that what runs faster is worth compiling for longer.
+        name: Name of the network in conf/network.
+        pooling: Kind of those pools that the architecture does not fix, `average` or `max`.
+        padding: Border of the first convolution, `zeros` or `replicate`.
+        precision: Precision of convolutions, `float32`, `tf32` or `bfloat16`.
+        smoothing: Smoothing of the features: `softmax`, or None for no smoothing.
+        repeated: Whether the network is evaluated so often that faster code is worth a longer compilation.
     """
 
     name: str
@@ -47,34 +48,45 @@ class Network(abc.ABC):
     smoothing: str | None = dataclasses.field(default=None, kw_only=True)
     repeated: bool = dataclasses.field(default=False, kw_only=True)
 
-    # --- what an architecture says of itself -----------------------------------------------------------
+    # --- defined by each architecture ------------------------------------------------------------------
 
     @abc.abstractmethod
     def table(self, *, strided_first: bool = False) -> Table:
-        """All layers; `strided_first` is `NetworkParams.strided_first`."""
+        """Return all layers, from shallow to deep, each with the block that leads to it.
+
+        Args:
+            strided_first: As in `NetworkParams`; matters to residual networks only.
+        """
 
     @property
     def aliases(self) -> Mapping[str, str]:
-        """Other names of layers, and the layers' own."""
+        """The layers' own names, by other names for them."""
         return {}
 
     def random_gain(self, convolution: str) -> float:
-        """A factor on random kernels."""
+        """Return a factor on the random kernel of a convolution."""
         return 1.0
 
-    # --- what follows from it --------------------------------------------------------------------------
+    # --- derived from the table ------------------------------------------------------------------------
 
     def configured(self, *, pooling: str, padding: str, precision: str, smoothing: str | None = None) -> Network:
-        """The same architecture with these options."""
+        """Return the same architecture with these options; see `get_network`."""
         return dataclasses.replace(self, pooling=pooling, padding=padding, precision=precision, smoothing=smoothing)
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of all layers whose features can be asked for, from shallow to deep."""
+        """The names of all layers whose features are available, from shallow to deep."""
         return tuple(layer for layer, _ in self.table())
 
     def kernels(self, layers: Sequence[str]) -> Kernels:
-        """Shape of the kernel, HWIO, of every convolution on the way to `layers` from those just before each."""
+        """Return the shapes of the kernels that lead to each of `layers` from the layer before it.
+
+        Args:
+            layers: Canonical names of layers.
+
+        Returns:
+            Shapes (HWIO) by name of the convolution.
+        """
         kernels: dict[str, tuple[int, int, int, int]] = {}
         channels = 3
         for layer, block in self.table():
@@ -83,10 +95,13 @@ class Network(abc.ABC):
         return kernels
 
     def canonical_layer(self, layer: str) -> str:
-        """The layer's own name for `layer`, itself a name or an alias.
+        """Return a layer's own name.
+
+        Args:
+            layer: The layer's own name, or an alias.
 
         Raises:
-            InputError: if the network has no such layer; the message lists those it has.
+            InputError: If the network has no such layer. The message lists the layers that it has.
         """
         if layer not in self.layers and layer not in self.aliases:
             hint = did_you_mean(layer, (*self.layers, *self.aliases))
@@ -94,23 +109,26 @@ class Network(abc.ABC):
         return self.aliases.get(layer, layer)
 
     def truncated(self, layers: Sequence[str]) -> tuple[str, ...]:
-        """All layers up to the deepest of `layers`: those whose params are needed."""
+        """Return all layers up to the deepest of `layers`, which are those whose params are needed."""
         deepest = max(self.layers.index(layer) for layer in layers)
         return self.layers[: deepest + 1]
 
     def smallest_side(self, layers: Sequence[str]) -> int:
-        """The least height and width, in px, that still leave a pixel at the deepest of `layers`."""
+        """Return the least height and width, in px, of an image that has features at the deepest of `layers`."""
         needed = self.truncated(layers)
         way = Chain(tuple(block for layer, block in self.table() if layer in needed))
         return next(side for side in itertools.count(1) if way.side(side) > 0)
 
     def features(self, params: NetworkParams, image: Image, layers: tuple[str, ...]) -> FeatureMaps:
-        """Feature maps of `image` at `layers`, float32.
+        """Compute the features of an image.
 
         Args:
-            params: at least those of `truncated(layers)`.
-            image: pixels in [0, 1]; any size of at least `smallest_side(layers)`.
-            layers: canonical names.
+            params: Params of `truncated(layers)` or more.
+            image: Pixels in [0, 1], with sides of at least `smallest_side(layers)` px.
+            layers: Canonical names of layers.
+
+        Returns:
+            Feature maps in float32, by layer.
         """
         table = self.table(strided_first=params.strided_first)[: len(self.truncated(layers))]
         first = next(iter(self.kernels(self.layers)))
@@ -136,11 +154,11 @@ class _Extractor(nn.Module):
 
 
 def _softmax(feature_map: Float[Array, "1 rows columns channels"]) -> Float[Array, "1 rows columns channels"]:
-    """`exp(F) / mean(exp(F))`, over all channels and positions: few large activations no longer rule the loss.
+    """Return `exp(F) / mean(exp(F))`, over all channels and positions.
 
-    The paper divides by the sum; the mean keeps values near one whatever the size, and the relative loss does
-    not know the difference. The authors' program also tries a mere factor on deep layers: that is a factor on
-    their weights, and nothing to the relative loss.
+    With it, a few large activations no longer dominate the loss. The paper divides by the sum. The mean keeps values
+    near one at any size, and makes no difference to the relative loss. The authors' program also tries a plain factor
+    on deep layers, which is equivalent to a factor on their weights and makes no difference to the relative loss.
 
     References:
         Wang, Li, Vasconcelos (2021), Rethinking and Improving the Robustness of Image Style Transfer, section 4.

@@ -1,11 +1,14 @@
-"""Residual networks with bottlenecks (He et al. 2015).
+"""Residual networks with bottlenecks.
 
-Layers bear Keras' names: `conv1_relu`, and `conv2_block1_out` to `conv5_block3_out`, each block after its
-addition and ReLU. Torchvision's are aliases: `layer1.0` for `conv2_block1_out`, and `layer1` for the last of
-its blocks.
+Layers have Keras' names: `conv1_relu`, and `conv2_block1_out` to `conv5_block3_out`, which are blocks after addition
+and ReLU. Torchvision's names are aliases: `layer1.0` for `conv2_block1_out`, and `layer1` for the last block of that
+stage.
 
-Where a stage halves the picture depends on the params: in the first convolution of its first block in the
-paper and in Keras, in the second in torchvision.
+Where a stage halves the image depends on the params: in the first convolution of its first block in the paper and in
+Keras, and in the second convolution in torchvision.
+
+References:
+    He et al. (2015), Deep Residual Learning for Image Recognition.
 """
 
 from __future__ import annotations
@@ -17,12 +20,17 @@ from dataclasses import dataclass
 from nst_exp.networks.blocks import Block, Chain, Conv, Pool, Residual, Table
 from nst_exp.networks.network import Network
 
-_WIDTHS = (64, 128, 256, 512)  # of the bottlenecks of each stage; four times as many channels come out
+# channels of the bottlenecks of each stage; a block has four times as many output channels
+_WIDTHS = (64, 128, 256, 512)
 
 
 @dataclass(frozen=True)
 class ResNet(Network):
-    """One residual network: `stages[s]` is the number of blocks of `conv{s+2}`."""
+    """A residual network.
+
+    Attributes:
+        stages: The number of blocks in each stage, where `stages[s]` belongs to `conv{s+2}`.
+    """
 
     stages: tuple[int, ...]
 
@@ -51,16 +59,16 @@ class ResNet(Network):
     @property
     def aliases(self) -> Mapping[str, str]:
         blocks = {torch_block(name): f"{name}_out" for name, _ in self._blocks()}
-        stages = {name.split(".")[0]: layer for name, layer in blocks.items()}  # the last one stays
+        stages = {name.split(".")[0]: layer for name, layer in blocks.items()}  # later blocks replace earlier ones
         return {"conv1": "conv1_relu", "relu": "conv1_relu"} | blocks | stages
 
     def random_gain(self, convolution: str) -> float:
-        """Small where a block is added to its input, so that values do not double with every block."""
+        """Return a small gain where a block is added to its input, so that values do not double with every block."""
         return 0.2 if convolution.endswith("_3") else 1.0
 
 
 def torch_block(name: str) -> str:
-    """`layer1.0` for `conv2_block1`."""
+    """Return torchvision's name of a block, such as `layer1.0` for `conv2_block1`."""
     stage, block = map(int, re.findall(r"\d+", name)[:2])
     return f"layer{stage - 1}.{block - 1}"
 

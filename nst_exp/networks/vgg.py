@@ -1,7 +1,11 @@
-"""VGG networks (Simonyan & Zisserman 2015, configurations D and E).
+"""VGG networks.
 
-Layers bear Keras' names, `block4_conv3` being the third convolution of the fourth block *after* its ReLU;
-the literature's `relu4_3` and torchvision's `features.22`, the ReLU's number, are aliases.
+Layers have Keras' names: `block4_conv3` is the third convolution of the fourth block, *after* its ReLU. The
+literature's `relu4_3` and torchvision's `features.22`, the number of the ReLU, are aliases.
+
+References:
+    Simonyan, Zisserman (2015), Very Deep Convolutional Networks for Large-Scale Image Recognition, configurations D and
+    E.
 """
 
 from __future__ import annotations
@@ -15,7 +19,12 @@ from nst_exp.networks.network import Network
 
 @dataclass(frozen=True)
 class Vgg(Network):
-    """One VGG architecture: `blocks[b][c]` is the number of output channels of `block{b+1}_conv{c+1}`."""
+    """A VGG network.
+
+    Attributes:
+        blocks: The number of output channels of each convolution, where `blocks[b][c]` belongs to
+            `block{b+1}_conv{c+1}`.
+    """
 
     blocks: tuple[tuple[int, ...], ...]
 
@@ -35,7 +44,10 @@ class Vgg(Network):
         return literature | {f"features.{index + 1}": name for name, index in self.torch_indices().items()}
 
     def torch_indices(self) -> dict[str, int]:
-        """Torchvision counts a ReLU after each convolution and a pool after each block."""
+        """Return the number of each convolution in torchvision's `features`.
+
+        Torchvision also counts the ReLU after each convolution and the pool after each block.
+        """
         indices, index = {}, 0
         for name in self.layers:
             index += 1 if index and name.endswith("conv1") else 0
@@ -46,5 +58,5 @@ class Vgg(Network):
 
 VGG16 = Vgg("vgg16", ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)))
 VGG19 = Vgg("vgg19", ((64, 64), (128, 128), (256,) * 4, (512,) * 4, (512,) * 4))
-# VGG-16 with 4 to 16 channels: for tests and dry runs of a whole pipeline, with `params=random`.
+# VGG-16 with 4 to 16 channels, for tests and dry runs of a whole pipeline with `params=random`.
 TINY = Vgg("tiny", ((4, 4), (8, 8), (8, 8, 8), (16, 16, 16), (16, 16, 16)))

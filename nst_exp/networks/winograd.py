@@ -1,8 +1,8 @@
 """3x3 convolutions with four ninths of the multiplications, for CPUs.
 
-A square of 4x4 inputs becomes one of 2x2 outputs by way of 16 products instead of 36; each of the 16 is a matrix
-product over all squares. It pays where channels are many, so that the products outweigh the sums before and after
-them. cuDNN chooses such algorithms by itself, XLA for CPUs (seen with jaxlib 0.10.2) does not.
+A square of 4x4 inputs is turned into one of 2x2 outputs by 16 products instead of 36, and each of the 16 is a matrix
+product over all squares. This pays where there are many channels, so that the products take longer than the sums before
+and after them. cuDNN chooses such algorithms by itself, but XLA for CPUs (seen with jaxlib 0.10.2) does not.
 
 References:
     Lavin, Gray (2016), Fast Algorithms for Convolutional Neural Networks, section 4.1, F(2x2, 3x3).
@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-LEAST_CHANNELS = 128  # of inputs and of outputs; with 64 it is no faster, and takes longer to compile
+LEAST_CHANNELS = 128  # of inputs and of outputs; with 64, it is no faster and takes longer to compile
 
 
 def pays(inputs: Array, kernel: Array) -> bool:
-    """Whether `convolution` is faster than XLA's for these shapes, of any number of pixels."""
+    """Return whether `convolution` is faster than XLA's for inputs and a kernel like these, of any number of pixels."""
     height, width, *channels = kernel.shape
     return (height, width) == (3, 3) and min(channels) >= LEAST_CHANNELS and inputs.dtype == kernel.dtype == jnp.float32
 
@@ -28,7 +28,19 @@ def pays(inputs: Array, kernel: Array) -> bool:
 def convolution(
     inputs: Array, kernel: Array, padding: tuple[tuple[int, int], tuple[int, int]], precision: Any
 ) -> Array:
-    """The convolution of stride 1 of NHWC inputs and a 3x3 HWIO kernel; rounding is that of the usual one."""
+    """Compute a convolution of stride 1 with a 3x3 kernel.
+
+    Rounding errors are like those of the usual convolution.
+
+    Args:
+        inputs: Feature maps, NHWC.
+        kernel: The kernel, HWIO, of height and width 3.
+        padding: Pairs (low, high) for rows and columns.
+        precision: Precision of the matrix products, as in `jax.numpy.einsum`.
+
+    Returns:
+        Feature maps, NHWC.
+    """
     batch, *sides, _ = inputs.shape
     height, width = (side + sum(borders) - 2 for side, borders in zip(sides, padding, strict=True))
     down, across = -(-height // 2), -(-width // 2)
@@ -40,7 +52,7 @@ def convolution(
     rows = jnp.stack(_of_inputs(*(padded[:, row : row + 2 * down - 1 : 2] for row in range(4))))
     squares = jnp.stack(_of_inputs(*(rows[:, :, :, column : column + 2 * across - 1 : 2] for column in range(4))))
     kernels = jnp.stack(_of_kernel(*jnp.stack(_of_kernel(*kernel), axis=1)))
-    squares, kernels = jax.lax.optimization_barrier((squares, kernels))  # or XLA sums up anew for each product
+    squares, kernels = jax.lax.optimization_barrier((squares, kernels))  # or XLA repeats the sums for each product
     products = jnp.einsum("crnyxi,crio->crnyxo", squares, kernels, precision=precision)
     products = jax.lax.optimization_barrier(products)
     columns = jnp.stack(_of_products(*products), axis=1)

@@ -1,1 +1,1 @@
-"""What a network has learnt: where it comes from, how it is read and checked."""
+"""The params of networks: where they come from, and how they are read and checked."""

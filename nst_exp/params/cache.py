@@ -1,4 +1,7 @@
-"""Converted params in files of their own: later runs read them quickly, in whatever format they came."""
+"""A cache for params in converted files.
+
+Whatever format the params came in, later runs read them quickly.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,29 @@ _log = logging.getLogger(__name__)
 def read_through_cache(
     cache: Path, file_format: FileFormat, path: Path, network: Network, layers: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """`layers` from the converted file; if there is none, or it is damaged, it is made from the source."""
+    """Read params from the cache; if they are not there, read the source file and cache them.
+
+    The source file is also read if the cached file is damaged, lacks a layer, or was made from another format.
+
+    Args:
+        cache: The cached file.
+        file_format: The format of the source file.
+        path: The source file.
+        network: The network that the params belong to.
+        layers: Canonical names of the layers whose params are needed.
+
+    Returns:
+        Kernels and biases, float32, by names such as `block1_conv1/kernel`.
+
+    Raises:
+        InputError: If the source file does not fit the network.
+        Exception: Of many kinds, if the source file is damaged; see `checks.as_input_error`.
+    """
     arrays = _read_cache(cache, file_format, network, layers)
     if arrays is not None:
         return arrays
     with _locked(cache):
-        arrays = _read_cache(cache, file_format, network, layers)  # made by another process meanwhile?
+        arrays = _read_cache(cache, file_format, network, layers)  # another process may have made it by now
         if arrays is None:
             arrays = read_file(file_format, path, network, network.layers, needed=layers)
             _write_cache(cache, file_format, network, arrays)
@@ -40,7 +60,7 @@ def read_through_cache(
 def _read_cache(
     cache: Path, file_format: FileFormat, network: Network, layers: Sequence[str]
 ) -> dict[str, np.ndarray] | None:
-    """None unless the cache has all of it, sound, and made from this format."""
+    """Return the cached params; None unless all of them are there, valid, and made from this format."""
     try:
         with as_input_error(str(cache), CONVERTED.what):
             if metadata_of(cache) != _cache_metadata(file_format, network):
@@ -52,18 +72,18 @@ def _read_cache(
 
 
 def _cache_metadata(file_format: FileFormat, network: Network) -> dict[str, str]:
-    """With its preprocessing the cached file is one that `params.source=safetensors` takes as it is."""
+    """Return the metadata of the cached file, with which `params.source=safetensors` accepts it, too."""
     return {"preprocessing": str(fixed_preprocessing(file_format, network)), "format": file_format.what}
 
 
 @contextmanager
 def _locked(cache: Path) -> Iterator[None]:
-    """Lets one process at a time make `cache`; where no lock can be had, all of them go on."""
+    """Let one process at a time make `cache`; where no lock is available, all processes do."""
     lock = FileLock(cache.with_suffix(".lock"), timeout=300)
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-    except (OSError, NotImplementedError) as error:  # the latter where the file system has no locks
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: the file system has no locks
         _log.debug("no lock for the cache of params: %s", reason(error))
     try:
         yield
@@ -72,7 +92,7 @@ def _locked(cache: Path) -> Iterator[None]:
 
 
 def _write_cache(cache: Path, file_format: FileFormat, network: Network, arrays: dict[str, np.ndarray]) -> None:
-    """All or nothing; failing is no reason to stop a run."""
+    """Write the cache atomically; a failure is logged and does not stop the run."""
     half = cache.with_suffix(f".{os.getpid()}.tmp")
     try:
         save_file(arrays, half, metadata=_cache_metadata(file_format, network))

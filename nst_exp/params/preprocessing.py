@@ -1,4 +1,4 @@
-"""The pixels that a network's params were trained on, and the pytree of params with them."""
+"""The preprocessing that a network's params need, and the pytree that holds both."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ from nst_exp.types import LayerParams, NetworkParams, Preprocessing
 
 
 def params_of(arrays: Mapping[str, np.ndarray], preprocessing: str) -> NetworkParams:
-    """The pytree made of flat names; its leaves stay NumPy until somebody computes with them."""
+    """Build the pytree of params from arrays with flat names.
+
+    Its leaves remain NumPy arrays until they are used in a computation.
+
+    Args:
+        arrays: Kernels and biases, by names such as `block1_conv1/kernel`.
+        preprocessing: A key of `PREPROCESSINGS`.
+    """
     layers: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
         layer, kind = name.split("/")
         layers.setdefault(layer, {})[kind] = array
     pixels = PREPROCESSINGS[preprocessing]
     mean, std = np.asarray(pixels.mean, np.float32), np.asarray(pixels.std, np.float32)
-    # Keras' params come from Caffe, and with its pixels their residual networks have its strides
+    # Keras' params come from Caffe: its residual networks have Caffe's strides as well as Caffe's pixels
     strided_first = preprocessing == "keras"
     return NetworkParams(
         cast(LayerParams, layers), Preprocessing(mean, std, pixels.value_range, pixels.channel_order), strided_first
@@ -32,7 +39,23 @@ def params_of(arrays: Mapping[str, np.ndarray], preprocessing: str) -> NetworkPa
 
 
 def preprocessing_name(asked: str | None, file_format: FileFormat, path: Path, network: Network) -> str:
-    """What the format or the file itself says, else what the user says; a contradiction is an error."""
+    """Return the name of the preprocessing that the params in a file need.
+
+    It is fixed by the format, or stated by the file's metadata, or given by the user; failing all of these, it is the
+    network's usual one.
+
+    Args:
+        asked: The value of `params.preprocessing`; None if the user does not set it.
+        file_format: The format of the file.
+        path: The file.
+        network: The network that the params belong to.
+
+    Returns:
+        A key of `PREPROCESSINGS`.
+
+    Raises:
+        InputError: If there is no preprocessing of that name, or the user contradicts the format or the file.
+    """
     own = fixed_preprocessing(file_format, network) or metadata_of(path).get("preprocessing")
     for name in (own, asked):
         if name is not None and name not in PREPROCESSINGS:
@@ -43,7 +66,7 @@ def preprocessing_name(asked: str | None, file_format: FileFormat, path: Path, n
 
 
 def fixed_preprocessing(file_format: FileFormat, network: Network) -> str | None:
-    """What the params of all files of this format want; None: each file says it."""
+    """Return the preprocessing that all files of a format need for a network; None if each file states its own."""
     if file_format.library == "any":
         return None
     return "keras" if file_format.library == "keras" else tensor_names(network).preprocessing

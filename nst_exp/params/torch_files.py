@@ -1,11 +1,12 @@
-"""Tensors out of PyTorch's `.pth` files, both formats of `torch.save`, without PyTorch or running code.
+"""Reading of tensors from PyTorch's `.pth` files, without PyTorch and without running code from the file.
 
-A `.pth` file is a pickle, that is a program. Here the pickle may build containers and describe tensors,
-nothing else: what describes a tensor is replaced by plain data of ours, every other global is refused. The
-numbers lie outside the pickle in "storages", of which only those of the tensors asked for are read.
+Both formats of `torch.save` are read. A `.pth` file is a pickle, that is, a program. Here, the pickle may only build
+containers and describe tensors. Everything that describes a tensor is replaced by plain data of this module, and all
+other globals are refused. The numbers are stored outside of the pickle in "storages", and only the storages of the
+requested tensors are read.
 
-Nothing is allocated that the file's own size does not cover; the views returned are checked against their
-storage, but may repeat it (stride 0): check their shapes before copying them.
+Nothing larger than the file itself is allocated. The returned views are checked against their storage but may repeat it
+(stride 0), so check their shapes before you copy them.
 """
 
 from __future__ import annotations
@@ -42,11 +43,18 @@ _DTYPES = {
 
 
 def read_state_dict(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The tensors called `names`, as read-only views; names that the file does not have are left out.
+    """Read the named tensors of a file.
+
+    Args:
+        path: The file to read.
+        names: Names of tensors; those that the file does not have are left out.
+
+    Returns:
+        Read-only views, by name.
 
     Raises:
-        InputError: if the file is damaged, or holds more than tensors; without the file's name.
-        Exception: of many kinds, raised by unpickling what is not a pickle at all.
+        InputError: If the file is damaged, or holds more than tensors. The message does not name the file.
+        Exception: Of many kinds, raised by unpickling a file that is not a pickle at all.
     """
     with path.open("rb") as file:
         if file.read(4) == _ZIP_START:
@@ -56,10 +64,14 @@ def read_state_dict(path: Path, names: Collection[str]) -> dict[str, np.ndarray]
 
 
 class RestrictedUnpickler(pickle._Unpickler):
-    """Unpickler for which `globals_` is all there is.
+    """An unpickler that knows no globals but the given ones.
 
-    It derives from the one in Python: the one in C fills as much memory as a memo index of the pickle says.
-    Bytearrays are left out because they too are filled before they are read.
+    It derives from the implementation in Python, because the one in C allocates as much memory as a memo index in the
+    pickle demands. Bytearrays are not supported, because they, too, are allocated before they are read.
+
+    Args:
+        file: The pickle, with the methods of a binary file.
+        globals_: Stand-ins for globals, by dotted name.
     """
 
     dispatch: ClassVar[Any] = dict(pickle._Unpickler.dispatch)
@@ -70,7 +82,11 @@ class RestrictedUnpickler(pickle._Unpickler):
         self._globals = globals_
 
     def find_class(self, module: str, name: str) -> Any:
-        """Our stand-in for the global, wrapped anew each time: pickles can set attributes of it."""
+        """Return the stand-in for a global, wrapped anew each time because pickles can set attributes of it.
+
+        Raises:
+            InputError: If there is no stand-in for this global.
+        """
         stand_in = self._globals.get(f"{module}.{name}")
         if stand_in is None:
             raise InputError(f"refused: its pickle names {f'{module}.{name}'[:100]!r}, no part of a tensor")
@@ -98,7 +114,7 @@ class _Tensor:
     strides: tuple[int, ...]  # in elements
 
     def view(self, numbers: np.ndarray) -> np.ndarray:
-        """The tensor inside its storage's `numbers`."""
+        """Return the tensor as a view of the numbers of its storage."""
         if min((self.offset, *self.shape, *self.strides)) < 0 or self._end() > numbers.size:
             raise InputError(f"a tensor of shape {self.shape} lies outside of its storage")
         steps = [stride * numbers.itemsize for stride in self.strides]
@@ -112,7 +128,7 @@ class _Tensor:
 
 
 class _StateDict(dict[str, object]):
-    """Stands for OrderedDict, and drops the versions of modules that PyTorch hangs on it as an attribute."""
+    """Stands in for OrderedDict, and drops the versions of modules that PyTorch attaches to it."""
 
     def __setstate__(self, state: object) -> None:
         pass
@@ -121,7 +137,7 @@ class _StateDict(dict[str, object]):
 def _tensor(
     storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_rest: object
 ) -> _Tensor:
-    """Stands for `torch._utils._rebuild_tensor_v2`; the rest is gradient, hooks and metadata."""
+    """Stands in for `torch._utils._rebuild_tensor_v2`; the remaining arguments are gradients, hooks and metadata."""
     if not isinstance(storage, _Storage) or not _integers(offset, *shape, *strides):
         raise InputError("a tensor is described by something else than a storage and integers")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
@@ -145,11 +161,11 @@ class _TorchUnpickler(RestrictedUnpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name.endswith("Storage"):
-            return name  # a label only; `_Storage` knows what it means
+            return name  # only a label, which `_Storage` interprets
         return super().find_class(module, name)
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """('storage', type, key, device, number of elements), in legacy files with a view of it or None."""
+        """Return the storage for ('storage', type, key, device, count), which legacy files extend by a view or None."""
         tag, kind, key, _device, count, *view = pid
         if tag != "storage" or not isinstance(kind, str) or not isinstance(key, str) or not _integers(count):
             raise InputError("its pickle refers to something else than storages")
@@ -159,7 +175,7 @@ class _TorchUnpickler(RestrictedUnpickler):
 
 
 def _chosen(content: object, names: Collection[str]) -> dict[str, _Tensor]:
-    """Those of `names` that the unpickled `content` has."""
+    """Return the tensors in `names` that the unpickled `content` has."""
     if not isinstance(content, dict):
         raise InputError("holds no state dict; write it with torch.save(model.state_dict(), FILE)")
     chosen = {name: content[name] for name in names if name in content}
@@ -177,7 +193,7 @@ def _numbers(storage: _Storage, raw: bytes) -> np.ndarray:
 
 
 def _read_zip(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The format of PyTorch 1.6 and later: `FOLDER/data.pkl` and `FOLDER/data/KEY`, uncompressed."""
+    """Read the format of PyTorch 1.6 and later: `FOLDER/data.pkl` and `FOLDER/data/KEY`, uncompressed."""
     with zipfile.ZipFile(path) as archive:
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
@@ -192,7 +208,7 @@ def _read_zip(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
 
 
 def _record(archive: zipfile.ZipFile, name: str) -> bytes:
-    """One record; never larger than the file, since it must not be compressed."""
+    """Return one record, which is never larger than the file, since it must not be compressed."""
     if name not in archive.namelist():
         raise InputError(f"the archive lacks {name[:100]!r}")
     info = archive.getinfo(name)
@@ -203,9 +219,9 @@ def _record(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _read_legacy(data: mmap.mmap, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The format before PyTorch 1.6: five pickles in a row, then the storages, each after its length.
+    """Read the format before PyTorch 1.6: five pickles in a row, then the storages, each after its length.
 
-    `mmap` and not a file, because its `read(n)` never allocates more than is left.
+    The file is read through `mmap`, because its `read(n)` never allocates more than is left of the file.
     """
     if data[:1] != pickle.PROTO:
         raise InputError("not a file of torch.save")
@@ -224,7 +240,7 @@ def _read_legacy(data: mmap.mmap, names: Collection[str]) -> dict[str, np.ndarra
 
 
 def _legacy_numbers(data: mmap.mmap, storages: list[_Storage], wanted: set[str]) -> dict[str, np.ndarray]:
-    """The storages in `wanted`; the others are stepped over."""
+    """Read the storages in `wanted`, and skip the others."""
     numbers = {}
     for storage in storages:
         count = int.from_bytes(data.read(8), "little", signed=True)

@@ -57,7 +57,7 @@ def fetch_runs(store: Store, name: str, downloads: Path) -> Path:
             empty.
 
     Example:
-        >>> fetch_runs(existing_store(None), "paintings", Path("outputs/compare"))
+        >>> fetch_runs(existing_store(None), "paintings", Path("outputs/compare"))  # doctest: +SKIP
         PosixPath('outputs/compare/paintings')
     """
     client = connect(store)

@@ -182,7 +182,7 @@ def connect(store: Store) -> MlflowClient:
         InputError: if the store cannot be reached.
 
     Example:
-        >>> connect(Store.at("http://127.0.0.1:5000", "nst_exp")).search_experiments()
+        >>> connect(Store.at("http://127.0.0.1:5000", "nst_exp")).search_experiments()  # doctest: +SKIP
     """
     _quiet_mlflow()
     from mlflow import MlflowClient

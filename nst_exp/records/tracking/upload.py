@@ -34,7 +34,8 @@ def upload(store: Store, folder: RunFolder, parent: str | None = None) -> None:
         InputError: if the store cannot be reached, or does not have all of the run afterwards.
 
     Example:
-        >>> upload(Store.at("sqlite:////data/mlflow.db", "nst_exp"), RunFolder(Path("outputs/2026-01-31/12-00-00")))
+        >>> store = Store.at("sqlite:////data/mlflow.db", "nst_exp")
+        >>> upload(store, RunFolder(Path("outputs/2026-01-31/12-00-00")))  # doctest: +SKIP
     """
     client = connect(store)
     with as_input_error(store):

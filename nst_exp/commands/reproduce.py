@@ -285,9 +285,9 @@ def _frames(path: Path) -> Iterator[tuple[Fraction, npt.NDArray[np.int16]]]:
     """Yield time in s and levels (H, W, 3), 0 to 255, of each frame of a video."""
     from nst_exp.media.video import Cut, probe, read_frames
 
-    clip = probe(path, path.name)
-    for frame in read_frames(clip, Cut(), on_corrupt="error", name=path.name):
-        yield frame.pts * clip.time_base, frame.levels.astype(np.int16)
+    video = probe(path, path.name)
+    for frame in read_frames(video, Cut(), on_corrupt="error", name=path.name):
+        yield frame.pts * video.time_base, frame.levels.astype(np.int16)
 
 
 def _sound(path: Path) -> list[tuple[int, Fraction, str]]:

@@ -43,7 +43,7 @@ QUICK = (
 )
 
 
-def filmed(*arguments: str, folder: Path) -> Outcome:
+def recorded(*arguments: str, folder: Path) -> Outcome:
     return run_in_process(*QUICK, *arguments, folder=folder)
 
 
@@ -70,14 +70,14 @@ def assert_whole(folder: Path) -> None:
 
 
 def test_for_some_seconds(tmp_path: Path) -> None:
-    outcome = filmed("camera.seconds=0.5", folder=tmp_path)
+    outcome = recorded("camera.seconds=0.5", folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     assert_whole(tmp_path / OUT)
 
 
 @pytest.mark.parametrize("mode", ["warm_start", "independent"])
 def test_other_modes_and_an_odd_size(mode: str, tmp_path: Path) -> None:
-    outcome = filmed(f"video={mode}", "camera.seconds=0.3", "size=33", "video.codec=ffv1", folder=tmp_path)
+    outcome = recorded(f"video={mode}", "camera.seconds=0.3", "size=33", "video.codec=ffv1", folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     assert result_of(tmp_path / OUT)["video"] == "pastiche.mkv"
     assert videos.levels_of(tmp_path / OUT / "pastiche.mkv")[0].shape == (22, 33, 3)
@@ -87,7 +87,7 @@ def test_measures_compare_with_the_camera_s_own_frame(tmp_path: Path, monkeypatc
     """Kind: measures whose reference was made from the run's resized frame, so that they depend on `size`."""
     measured = mock.Mock(wraps=measure)
     monkeypatch.setattr(camera, "measure", measured)
-    outcome = filmed("camera.seconds=0.1", "size=24", "video=independent", folder=tmp_path)
+    outcome = recorded("camera.seconds=0.1", "size=24", "video=independent", folder=tmp_path)
     assert outcome.code == 0, outcome.stderr
     (call,) = measured.call_args_list
     pair = call.args[1]
@@ -96,7 +96,7 @@ def test_measures_compare_with_the_camera_s_own_frame(tmp_path: Path, monkeypatc
     assert pair.hashes[0] == hashlib.sha256(pair.frame.tobytes()).hexdigest()
 
 
-def test_a_sweep_films_each_point_anew(tmp_path: Path) -> None:
+def test_a_sweep_records_each_point_anew(tmp_path: Path) -> None:
     for _ in range(2):  # the second time, no point counts as done
         points = ("style_weight=0.1,0.3", "camera.seconds=0.2", "registry=registry")
         outcome = run_in_process("-m", *QUICK, *points, folder=tmp_path)

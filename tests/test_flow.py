@@ -126,7 +126,7 @@ def test_steadiness() -> None:
     assert measures["brightness_drift_source"] == 0
 
 
-def test_a_moving_scene_is_its_own_floor() -> None:
+def test_a_moving_scene_is_as_steady_as_its_source() -> None:
     frames = [videos.scene(index, 96, 64) for index in range(2)]
     flows, steadiness = Flows("dis", None, 0), Steadiness()
     backward, forward = flows.between((1, frames[1]), (0, frames[0])), flows.between((0, frames[0]), (1, frames[1]))

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import gc
 import os
-import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import matplotlib.pyplot as plt
 import mlflow.store.db.utils
 import psutil
 import pytest
+import yaml
 from cachetools import LRUCache
 from sqlalchemy.engine import Engine
 from xdist.scheduler import LoadFileScheduling
@@ -32,6 +32,11 @@ if _COMPILED is not None:
     os.environ["NST_EXP_CACHE"] = _COMPILED.name
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 jax.config.update("jax_disable_most_optimizations", True)
+
+# OmegaConf parses conf/ for every run, with the parser of PyYAML that is written in Python.
+yaml.SafeLoader = yaml.CSafeLoader  # type: ignore[assignment,misc]  # of the same behaviour
+
+from stores import write_tables  # noqa: E402  # it needs NST_EXP_CACHE
 
 _MOST_MEMORY = 1e9  # bytes that a worker may keep from file to file, with its compiled code
 
@@ -63,26 +68,16 @@ def _forget_at_the_end_of_a_file() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give each new SQLite store a copy of the empty tables, which MLflow's migrations take seconds to make."""
+def _tables_made_once() -> Iterator[None]:
+    """Give each new SQLite store a copy of the empty tables."""
     make_tables = mlflow.store.db.utils._initialize_tables
-    template = tmp_path_factory.mktemp("mlflow") / "empty.db"
 
     def copy_tables(engine: Engine) -> None:
         database = engine.url.database
-        if engine.dialect.name != "sqlite" or not database:
+        if engine.dialect.name == "sqlite" and database:
+            write_tables(Path(database))
+        else:
             make_tables(engine)
-            return
-        if not template.exists():
-            make_tables(engine)
-            _copy(Path(database), template)
-            return
-        _copy(template, Path(database))
 
     with mock.patch.object(mlflow.store.db.utils, "_initialize_tables", copy_tables):
         yield
-
-
-def _copy(source: Path, target: Path) -> None:
-    with contextlib.closing(sqlite3.connect(source)) as from_, contextlib.closing(sqlite3.connect(target)) as to:
-        from_.backup(to)

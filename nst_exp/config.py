@@ -1,7 +1,8 @@
-"""The typed schema of `conf/`, and the range checks that types cannot make.
+"""The typed schema of `conf/`, which also checks the values that types cannot check.
 
-`RunConfig` is both: Hydra composes `conf/` against it, which rejects unknown keys and wrong types, and making
-an instance checks every value. Each message names the key, its value and what is allowed.
+Hydra composes `conf/` against `RunConfig`, which rejects unknown keys and wrong types. Making an instance then checks
+every value, and raises an `InputError` that names the key, its value and the allowed values. conf/run.yaml and the
+files of the groups in conf/ say what each key means; most fields have the names and the meaning of their keys.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from nst_exp.media.sizes import ASPECTS
 from nst_exp.params.pixels import PREPROCESSINGS
 from nst_exp.suggestions import did_you_mean
 
-EVALUATORS = {"vgg16": "bundled", "tiny": "random"}  # network of the evaluator: the source of its params
-# The values that a key can have. What has options in conf/, or a table of its own, is listed there.
+EVALUATORS = {"vgg16": "bundled", "tiny": "random"}  # the networks of the evaluator, and the source of their params
+# The allowed values of keys. Those that are options in conf/, or in a table elsewhere, are taken from there.
 CHOICES: dict[str, tuple[str, ...]] = {
     "source": ("auto", "image", "video", "camera"),
     "aspect": ASPECTS,
@@ -45,7 +46,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "video.codec": tuple(CODECS),
     "tracking.backend": conf_files.options("tracking"),
 }
-# keys that had other names in earlier versions; these still work, see `current_name`
+# the names of keys in earlier versions, which still work, and their present names; see `current_name`
 RENAMED = {
     "judge": "evaluator",
     "ledger": "registry",
@@ -53,15 +54,24 @@ RENAMED = {
     "hydra.launcher.lanes": "hydra.launcher.max_batch_size",
 }
 BOOLEANS = ("video.sound", "force")
-_EXPERIMENT_LENGTH = 250  # the least among the databases that MLflow supports
-_LARGEST = 1e30  # a weight that still leaves float32 room for the loss it multiplies
+_EXPERIMENT_LENGTH = 250  # letters, the smallest limit among the databases that MLflow supports
+_LARGEST = 1e30  # the largest weight; its product with a loss must fit into float32
 
 
 @dataclass
 class NetworkConfig:
-    """conf/network: the architecture; `nst_exp.networks` has the list.
+    """The options of conf/network: the architecture of the network.
 
-    The two with a default are younger than some runs; unset, as for VGG, they are no part of a run's identity.
+    `smoothing` and `style_scale` have defaults because configurations of earlier versions lack them. Unless they are
+    set, they are not part of the identity of a run.
+
+    Attributes:
+        name: a name in `nst_exp.networks.ARCHITECTURES`.
+        smoothing: the smoothing of features, `softmax` or None.
+        style_scale: a factor of `loss.style_scale`, above 0; None for 1.
+
+    Raises:
+        InputError: if a value is not allowed.
     """
 
     name: str
@@ -77,7 +87,17 @@ class NetworkConfig:
 
 @dataclass
 class ParamsConfig:
-    """conf/params: where the network's learnt params come from."""
+    """The options of conf/params: the source of the network's params.
+
+    Attributes:
+        source: an option of conf/params.
+        path: a local file; required by `safetensors`, and in place of a download for some other sources.
+        preprocessing: how pixels are preprocessed, if neither the source nor its file says so; None to find out.
+        seed: the seed of `source=random`, 0 or above.
+
+    Raises:
+        InputError: if a value is not allowed.
+    """
 
     source: str
     path: str | None
@@ -95,7 +115,15 @@ class ParamsConfig:
 
 @dataclass
 class LossConfig:
-    """conf/loss: how a difference of features becomes a number."""
+    """The options of conf/loss: the distance between features.
+
+    Attributes:
+        name: an option of conf/loss.
+        style_scale: a factor of `style_weight`, above 0.
+
+    Raises:
+        InputError: if a value is not allowed.
+    """
 
     name: str
     style_scale: float
@@ -107,7 +135,21 @@ class LossConfig:
 
 @dataclass
 class SolverConfig:
-    """conf/solver: the method; an option that a method has no use for is null."""
+    """The options of conf/solver: the optimisation method.
+
+    Which options a method has is read from its file in conf/solver: the others are null there, and must be None.
+
+    Attributes:
+        name: an option of conf/solver.
+        history_size: the number of steps that L-BFGS remembers, at least 1.
+        linesearch: the line search of L-BFGS.
+        first_step: the length of the first step after a start or restart, above 0; as the root mean square over
+            pixels in [0, 1].
+        learning_rate: the step size of Adam for pixels in [0, 1], above 0.
+
+    Raises:
+        InputError: if a value is not allowed, or given to a method that does not have the option.
+    """
 
     name: str
     history_size: int | None
@@ -117,7 +159,7 @@ class SolverConfig:
 
     def __post_init__(self) -> None:
         _check_choice("solver.name", self.name)
-        uses = conf_files.option("solver", self.name)  # an option that the method has no use for is null there
+        uses = conf_files.option("solver", self.name)  # options that the method does not have are null there
         for field in fields(self)[1:]:
             self._check_use(field.name, used=uses[field.name] is not None)
 
@@ -134,7 +176,15 @@ class SolverConfig:
 
 @dataclass
 class StopConfig:
-    """When to stop before all steps are done."""
+    """When to end a scale before all of its steps are done; see `nst_exp.transfer.stylize.Stop`.
+
+    Attributes:
+        improvement: the fraction by which the loss has to fall, 0 or above; 0 never ends a scale early.
+        window: the number of steps within which it has to fall, at least 1.
+
+    Raises:
+        InputError: if a value is not allowed.
+    """
 
     improvement: float
     window: int
@@ -146,7 +196,33 @@ class StopConfig:
 
 @dataclass
 class VideoConfig:
-    """conf/video: which frames of a video are painted, how each follows from those before, and what is written."""
+    """The options of conf/video: which frames are painted, how they follow from one another, and what is written.
+
+    The defaults of `steps`, `improvement`, `window`, `first_step`, `reach` and `passes` depend on `mode`.
+
+    Attributes:
+        mode: an option of conf/video, the frame policy.
+        steps: the most steps of a frame that starts from another one, at least 1; None with `mode=independent`.
+        improvement: as `stop.improvement`, for such a frame.
+        window: as `stop.window`, for such a frame.
+        first_step: as `solver.first_step`, for such a frame.
+        reach: a list of distances in frames, at least 1 each: how far back the frames are that `mode=flow` propagates.
+        passes: the number of passes through the video, at least 1; more than 1 only with `mode=flow`.
+        max_batch_size: the most independent frames in a batch, at least 1; None for as many as fit into memory, but 1
+            on a CPU.
+        start: the index of the first frame, 0 or above.
+        end: the index of the first frame that is left out, above `start`; None for the end of the video.
+        every: keep every n-th frame, at least 1.
+        estimator: the method that estimates optical flow.
+        flow_cache_mb: the most memory on disk for the flow of a video at one size, in 10^6 bytes; 0 stores none.
+        on_corrupt: what to do about frames that cannot be decoded, `error` or `skip`.
+        write: a list of products: `video`, `frames`, `side_by_side`.
+        codec: a name in `nst_exp.media.codecs.CODECS`.
+        sound: whether to keep the sound.
+
+    Raises:
+        InputError: if a value is not allowed.
+    """
 
     mode: str
     steps: int | None
@@ -204,7 +280,18 @@ class VideoConfig:
 
 @dataclass
 class CameraConfig:
-    """A live camera: where it is, and how long each frame may take."""
+    """The settings of a live camera.
+
+    Attributes:
+        device: FFmpeg's name of the camera; None for the first one found, or else FFmpeg's test picture.
+        format: FFmpeg's name of the input format; None for that of this operating system.
+        budget_ms: the time that each frame may take, in ms, above 0.
+        seconds: how long to run, in s, above 0; None to run until Ctrl-C.
+        port: the port of the preview page, from 0 to 65535; 0 for any free port.
+
+    Raises:
+        InputError: if a value is not allowed.
+    """
 
     device: str | None
     format: str | None
@@ -221,7 +308,18 @@ class CameraConfig:
 
 @dataclass
 class TrackingConfig:
-    """conf/tracking: where runs are logged."""
+    """The options of conf/tracking: where runs are logged.
+
+    Attributes:
+        backend: an option of conf/tracking.
+        store: the folder of an MLflow store that needs no server; None unless given.
+        uri: the address of an MLflow server or database; None unless given. `store` and `uri` exclude each other.
+        experiment: the name of the MLflow experiment, from 1 to 250 letters.
+        snapshots: the number of intermediate pictures, 0 or above.
+
+    Raises:
+        InputError: if a value is not allowed, or has no effect.
+    """
 
     backend: str
     store: str | None
@@ -243,11 +341,17 @@ class TrackingConfig:
 
 @dataclass
 class RunConfig:
-    """One point of a sweep: everything that determines its picture, where it goes, and what to tell a sweeper.
+    """All settings of a run.
 
-    conf/run.yaml says what each key means. Layers may be given by alias. The weights of style layers come
-    from the table `style_layer_weight`, or all at once from the list `style_layer_weights`: Hydra cannot lay
-    a list over a mapping, hence two keys.
+    conf/run.yaml says what each key means. Layers may be named by their aliases. The weights of style layers are taken
+    from the table `style_layer_weight`, or from the list `style_layer_weights` if that is given. There are two keys
+    because Hydra cannot merge a list into a mapping.
+
+    OmegaConf does not check fields annotated with `Any`: `content_layer` and `optimized_metric` are a string or a list
+    of strings, `style_layers` is a list of strings, and `style_layer_weights` is a list of numbers or None.
+
+    Raises:
+        InputError: if a value is not allowed.
     """
 
     content: str
@@ -320,24 +424,41 @@ class RunConfig:
 
     @property
     def optimized_metrics(self) -> Any:
-        """`optimized_metric` as a list, be it given as one name or several."""
+        """`optimized_metric` as a list, whether it was given as one name or several."""
         return [self.optimized_metric] if isinstance(self.optimized_metric, str) else self.optimized_metric
 
     @property
     def content_layers(self) -> Any:
-        """`content_layer` as a list, be it given as one name or several; a list of names once checked."""
+        """`content_layer` as a list, whether it was given as one name or several."""
         return [self.content_layer] if isinstance(self.content_layer, str) else self.content_layer
 
 
 def run_config(config: DictConfig) -> RunConfig:
-    """The checked configuration.
+    """Check a configuration that Hydra has composed.
 
-    It is laid over the bare schema once more, for Hydra takes keys added with `+`, and the configuration in a
-    finished run's .hydra folder, as they are.
+    The configuration is merged into the schema once more, because Hydra does not check keys added with `+`, nor a
+    configuration from the .hydra folder of a finished run. Keys of earlier versions get their present names.
+
+    Args:
+        config: the composed configuration, without Hydra's own part; interpolations in it are resolved.
+
+    Returns:
+        The configuration as nested dataclasses.
 
     Raises:
-        InputError: if a value is out of range.
-        OmegaConfBaseException: if a key is unknown or a value of the wrong type.
+        InputError: if a value is not allowed.
+        OmegaConfBaseException: if a key is unknown, or a value has the wrong type.
+
+    Example:
+        >>> from hydra import compose, initialize_config_dir
+        >>> from hydra.core.config_store import ConfigStore
+        >>> from nst_exp.conf_files import CONF
+        >>> from nst_exp.config import RunConfig, run_config
+        >>> ConfigStore.instance().store("schema", RunConfig)  # the types that conf/run.yaml is checked against
+        >>> with initialize_config_dir(str(CONF), version_base=None):
+        ...     config = run_config(compose("run", ["style_weight=0.03", "solver=adam"]))
+        >>> config.style_weight, config.solver.learning_rate
+        (0.03, 0.02)
     """
     plain = _with_current_names(escape_all(OmegaConf.to_container(config, resolve=True)))
     checked = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
@@ -346,12 +467,18 @@ def run_config(config: DictConfig) -> RunConfig:
 
 
 def current_name(key: str) -> str:
-    """The present name of a key that may be given by the name it had in an earlier version."""
+    """Return the present name of a key; keys that have not been renamed are returned unchanged.
+
+    Example:
+        >>> from nst_exp.config import current_name
+        >>> current_name("judge"), current_name("style_weight")
+        ('evaluator', 'style_weight')
+    """
     return RENAMED.get(key, key)
 
 
 def _with_current_names(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration, such as that of a run of an earlier version, with its keys under their present names."""
+    """Return a configuration, possibly of an earlier version, with its keys under their present names."""
     renamed = {current_name(name): value for name, value in plain.items()}
     if isinstance(video := renamed.get("video"), dict):
         renamed["video"] = {
@@ -363,7 +490,7 @@ def _with_current_names(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_choice(name: str, value: Any) -> None:
-    """Refuse a value that is none of those in `CHOICES`."""
+    """Refuse a value that is not among `CHOICES`."""
     choices = CHOICES[name]
     if value not in choices:
         raise InputError(f"{name}={value}: choose one of {', '.join(choices)}{did_you_mean(value, choices)}")

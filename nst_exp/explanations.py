@@ -1,4 +1,4 @@
-"""Errors of Hydra and OmegaConf in one line of our own, with the nearest name where one was mistyped."""
+"""One-line messages for errors of Hydra and OmegaConf, with suggestions for mistyped names."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nst_exp import keys
 from nst_exp.grammar import shell_form
 from nst_exp.suggestions import did_you_mean
 
-# groups of options that come with an extra of the package
+# the prefixes of options that need an extra of this package, and the names of the extras
 _EXTRAS = {
     "hydra/launcher/joblib": "joblib",
     "hydra/launcher/ray": "ray",
@@ -19,7 +19,7 @@ _EXTRAS = {
     "hydra/sweeper/optuna": "optuna",
     "hydra/sweeper/sampler": "optuna",
 }
-# what Hydra and OmegaConf put on further lines, of no use to who mistyped a key
+# the beginnings of lines of Hydra and OmegaConf that do not help someone who has mistyped a key
 _DETAILS = (
     "To append to your",
     "full_key:",
@@ -32,7 +32,12 @@ _DETAILS = (
 
 
 def one_line(error: BaseException) -> str:
-    """What is wrong, in one line."""
+    """Return a message of one line that says what is wrong.
+
+    Args:
+        error: an error of Hydra or OmegaConf. Known errors get a message of our own; of others, the lines of their
+            message are joined.
+    """
     cause = error.__cause__ if isinstance(error, HydraException) else None
     lines = [line.strip() for line in f"{error}\n{cause or ''}".splitlines()]
     plain = " ".join(dict.fromkeys(line for line in lines if line and not line.startswith(_DETAILS)))
@@ -40,7 +45,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _explained(error: BaseException, cause: BaseException | None) -> str | None:
-    """A line of our own for the errors that mistyped names and values lead to, None for others."""
+    """Return a message of our own for errors that result from mistyped names and values, None for others."""
     if isinstance(error, MissingConfigException):
         return _missing_option(error)
     text = str(error)
@@ -61,12 +66,12 @@ def _explained(error: BaseException, cause: BaseException | None) -> str | None:
 
 
 def unknown_key(key: str) -> str:
-    """That there is no such key, and which is the nearest."""
+    """Return the message that there is no such key, with the most similar key as a suggestion."""
     return f"{key!r} is no key{did_you_mean(key, keys.all_names())}"
 
 
 def _missing_option(error: MissingConfigException) -> str | None:
-    """An option that its group does not have, or that needs an extra."""
+    """Return a message for an option that its group does not have, or that needs an extra."""
     found = re.search(r"Could not (?:find|load) '([^']+)'", str(error))
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""The keys and groups that can be given on the command line, as the schema and conf/ have them."""
+"""The keys and groups that can be given on the command line, collected from the schema and from conf/."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from nst_exp.config import RunConfig
 PICTURE_KEYS = ("content", "style")
 FILE_KEYS = (*PICTURE_KEYS, "params.path")
 COMMANDS = ("run", "compare", "reproduce", "upload")
-LAUNCHERS = ("basic", "batched", "ray_cluster")  # that are there without an extra, or come with conf/
+LAUNCHERS = ("basic", "batched", "ray_cluster")  # Hydra's own and those in conf/; ray_cluster needs the extra `ray`
 
 
 def group_options() -> Mapping[str, list[str]]:
-    """The names of the options of each group in conf/."""
+    """Return the names of the options of each group, including those of Hydra's launcher and sweeper."""
     options = {group: list(conf_files.options(group)) for group in conf_files.groups()}
     return options | {"hydra/launcher": list(LAUNCHERS), "hydra/sweeper": ["basic", "optuna"]}
 
 
 @functools.cache
 def run_keys() -> tuple[str, ...]:
-    """The dotted keys of a run's settings."""
+    """Return the dotted keys of the settings of a run, including the layers of all networks."""
     weights = (
         conf_files.option("network", name).get("style_layer_weight") or {} for name in conf_files.options("network")
     )
@@ -35,7 +35,7 @@ def run_keys() -> tuple[str, ...]:
 
 @functools.cache
 def hydra_keys() -> tuple[str, ...]:
-    """The dotted keys of Hydra's part, those of our launcher and of a search included."""
+    """Return the dotted keys of Hydra's own settings, including those of the launcher `batched` and of a search."""
     from hydra.conf import HydraConf
 
     launcher = conf_files.option("hydra/launcher", "batched")
@@ -45,18 +45,22 @@ def hydra_keys() -> tuple[str, ...]:
 
 
 def is_known(key: str) -> bool:
-    """Whether `key` is one of a run's or of Hydra's, or a group."""
+    """Tell whether `key` is the key of a setting or of a group; every key below `hydra` is accepted.
+
+    Args:
+        key: as in an override, with or without a package such as `@hydra`.
+    """
     name = key.partition("@")[0]
     return name in run_keys() or name in group_options() or name.startswith(("hydra.", "hydra/", "style_layer_weight."))
 
 
 def all_names() -> tuple[str, ...]:
-    """Every key and group, for suggestions."""
+    """Return all keys and groups, for suggestions."""
     return (*run_keys(), *group_options(), *hydra_keys())
 
 
 def _fields(schema: type) -> Iterator[str]:
-    """The dotted names of the fields of a dataclass of dataclasses."""
+    """Yield the dotted names of the fields of a dataclass, including those of nested dataclasses."""
     types = typing.get_type_hints(schema)
     for field in dataclasses.fields(schema):
         yield field.name

@@ -248,7 +248,7 @@ def test_which_signals_end_a_command() -> None:
     for name in ("SIGINT", "SIGTERM", "SIGQUIT", "SIGXCPU", "SIGALRM", "SIGUSR1", "SIGUSR2"):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(getattr(signal, name))
-        with camera._ended_by_signals() as ended:
+        with camera._stop_on_signal() as ended:
             signal.raise_signal(signal.SIGHUP)
             assert not ended.is_set()
             signal.raise_signal(getattr(signal, name))

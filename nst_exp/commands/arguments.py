@@ -1,4 +1,4 @@
-"""The arguments of the main command: flags, which may stand anywhere, and overrides."""
+"""Parsing of the main command's arguments, which are flags and overrides in any order."""
 
 from __future__ import annotations
 
@@ -14,16 +14,21 @@ from nst_exp.suggestions import did_you_mean
 
 
 class UsageError(InputError):
-    """Flags that do not exist, lack a value, or exclude each other."""
+    """Raised for flags that do not exist, lack a value, or exclude each other."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a command line says.
+    """The parsed arguments of the main command.
 
     Attributes:
-        flags: Hydra's, without those that have a field of their own.
-        overrides: in the order given.
+        flags: the flags for Hydra. These are all given flags except for `--help`, `--version` and
+            `--shell-completion`.
+        overrides: the overrides, in the order given.
+        multirun: whether `--multirun` is given.
+        help: whether `--help` is given.
+        version: whether `--version` is given.
+        completion: whether `--shell-completion` is given, whose request is then in `overrides`.
     """
 
     flags: Sequence[str]
@@ -35,10 +40,13 @@ class Arguments:
 
 
 def parse(arguments: Sequence[str]) -> Arguments:
-    """Sort the arguments.
+    """Parse the arguments of the main command.
+
+    Args:
+        arguments: the words of the command line after the name of the program.
 
     Raises:
-        UsageError: if a flag is unknown or misused.
+        UsageError: if a flag is unknown, lacks a value, or excludes another one.
     """
     parser = _parser()
     found = parser.parse_intermixed_args(list(arguments))
@@ -50,7 +58,7 @@ def parse(arguments: Sequence[str]) -> Arguments:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Hydra's own parser, but for how it refuses and for `--version`."""
+    """Return Hydra's parser, but with our own messages, and a `--version` that only sets a flag."""
     parser = get_args_parser()
     flags = [flag for action in parser._actions for flag in action.option_strings]
 
@@ -59,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         raise UsageError(f"{message}{did_you_mean(unknown, flags) if unknown else ''}; see --help")
 
     parser.error = refuse  # type: ignore[method-assign]
-    # Hydra's own flag prints the version of Hydra
+    # replaces Hydra's action, which prints the version of Hydra
     parser._option_string_actions["--version"] = argparse._StoreTrueAction(["--version"], "version")
     parser.set_defaults(version=False)
     return parser

@@ -1,8 +1,9 @@
-"""Completion by the tab key, in bash, zsh and fish, of `nst-exp` and of `python -m nst_exp.run`.
+"""Tab completion of `nst-exp` and `python -m nst_exp.run` in bash, zsh and fish.
 
     eval "$(nst-exp -sc install=bash)"        # zsh: install=zsh; fish: nst-exp -sc install=fish | source
 
-The shell asks this program, which answers from the schema and conf/ alone and so within a fraction of a second.
+The shell calls this program for every completion. The answer comes from the schema and conf/ alone, which takes a
+fraction of a second.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nst_exp.suggestions import did_you_mean
 _FLAGS = ("--help", "--multirun", "--cfg", "--resolve", "--version", "--hydra-help", "--shell-completion")
 _PATHS = ("cache_dir", "registry", "tracking.store", "hydra.run.dir", "hydra.sweep.dir", *keys.FILE_KEYS)
 
-# A shell splits python's words in its own way; only words that begin with `-m nst_exp` are ours.
+# The functions for `python` complete only command lines that begin with `-m nst_exp`; others get the shell's defaults.
 _SCRIPTS = {
     "bash": r"""
 _nst_exp_complete() {
@@ -72,14 +73,15 @@ _UNINSTALL = {
 
 
 def answer(request: Sequence[str], environment: Mapping[str, str]) -> None:
-    """Print what a shell asks for.
+    """Answer a request of `--shell-completion` on standard output.
 
     Args:
-        request: `install=SHELL`, `uninstall=SHELL` or `query=SHELL`.
-        environment: for a query, COMP_LINE is the line up to the cursor.
+        request: one of `install=SHELL`, `uninstall=SHELL` and `query=SHELL`.
+        environment: the environment variables. For a query, COMP_LINE is the command line up to the cursor, and
+            COMP_WORDBREAKS has the letters at which bash divides words.
 
     Raises:
-        InputError: if the request is another.
+        InputError: if the request is not one of these.
     """
     verb, _, shell = request[0].partition("=") if len(request) == 1 else ("", "", "")
     if verb not in ("install", "uninstall", "query") or shell not in _SCRIPTS:
@@ -97,12 +99,17 @@ def answer(request: Sequence[str], environment: Mapping[str, str]) -> None:
 
 
 def completions(line: str, *, breaks: str = "", escape: bool = True) -> list[str]:
-    """What the last word of a command line can become, in the form in which the shell puts it in.
+    """Return the completions of the last word of a command line, in the form that the shell inserts.
 
     Args:
-        line: up to the cursor, the command itself included.
-        breaks: letters at which the shell divides words; it wants the last part only.
-        escape: put a backslash before letters that mean something to the shell; fish does that itself.
+        line: the command line up to the cursor, including the name of the program.
+        breaks: the letters at which the shell divides words; it expects only the part of the last word after these.
+        escape: whether to put a backslash before special characters of the shell; fish does this itself.
+
+    Example:
+        >>> from nst_exp.commands.completion import completions
+        >>> completions("nst-exp solver=")
+        ['solver=adam', 'solver=lbfgs', 'solver=optax_lbfgs']
     """
     words = _words(line)
     typed = words[-1]
@@ -114,7 +121,7 @@ def completions(line: str, *, breaks: str = "", escape: bool = True) -> list[str
 
 
 def _words(line: str) -> list[str]:
-    """The words of a command line without its program; the last is the one at the cursor, maybe empty."""
+    """Split a command line without its program into words, the last of which is at the cursor and may be empty."""
     for closing in ("", "'", '"'):
         try:
             words = shlex.split(line + closing)
@@ -141,20 +148,20 @@ def _candidates(words: Sequence[str]) -> Iterator[str]:
     elif len(words) == 1:
         names += keys.COMMANDS
     matching = [name for name in names if name.startswith(word)]
-    if len(matching) > 1:  # first the part up to the next dot, as folders are completed
+    if len(matching) > 1:  # only up to the next dot, as paths are completed up to the next slash
         matching = [re.sub(rf"^({re.escape(word)}[^.]*\.).*", r"\1", name) for name in matching]
     yield from matching
 
 
 def _leaves() -> list[str]:
-    """The keys that have a value of their own."""
+    """Return the keys that have a value rather than further keys."""
     every = (*keys.run_keys(), *keys.hydra_keys())
     parents = {key.rpartition(".")[0] for key in every}
     return [key for key in every if key not in parents]
 
 
 def _values(key: str, value: str) -> Iterator[str]:
-    """Values that begin so; of a list, its last entry."""
+    """Yield the values of a key that begin with `value`; in a comma-separated list, the last entry is completed."""
     head = value[: value.rfind(",") + 1]
     start = value[len(head) :]
     if key in _PATHS:
@@ -165,7 +172,7 @@ def _values(key: str, value: str) -> Iterator[str]:
 
 
 def _paths(start: str) -> Iterator[str]:
-    """Files and folders whose path begins so."""
+    """Yield the files and folders whose path begins with `start`."""
     folder, name = os.path.split(start)
     try:
         entries = list(os.scandir(Path(folder).expanduser()))

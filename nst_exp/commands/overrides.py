@@ -1,8 +1,8 @@
-"""The overrides of a command, made ready for Hydra.
+"""Preparation of overrides for Hydra.
 
-A file that exists is accepted whatever letters its name has: Hydra's grammar would want most of them quoted. With `-m`
-a folder, a `glob(...)` and a list of files become the files they stand for. What Hydra would misread or pass over in
-silence is refused.
+The name of an existing file is accepted as it is, even if Hydra's grammar would require its letters to be quoted. With
+`-m`, a folder, a `glob(...)` and a list of files are replaced by the files that they stand for. Overrides that Hydra
+would misread or silently ignore are refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nst_exp.grammar import literal, parsed, quoted, shell_form
 from nst_exp.media.kind import animation_frames
 from nst_exp.suggestions import did_you_mean, nearest
 
-# keys whose value is any text: the name of a folder that need not exist, an address, a title
+# keys whose value can be any text, such as the name of a folder that need not exist, an address or a title
 _TEXT_KEYS = (
     "cache_dir", "registry", "tracking.store", "tracking.uri", "tracking.experiment", "camera.device",
     "hydra.run.dir", "hydra.sweep.dir",
@@ -35,8 +35,15 @@ _SEARCHES = ("search", "hydra/sweeper", "hydra.sweeper._target_")
 
 
 @dataclass(frozen=True)
-class _Given:
-    """One override as typed, `key=value` with Hydra's prefix."""
+class _OverrideText:
+    """An override as it was typed.
+
+    Attributes:
+        text: the whole override.
+        prefix: Hydra's prefix: nothing, `+` or `++`.
+        key: the part between the prefix and the equals sign.
+        value: the part after the equals sign.
+    """
 
     text: str
     prefix: str
@@ -44,11 +51,11 @@ class _Given:
     value: str
 
     @classmethod
-    def of(cls, text: str) -> _Given:
-        """The parts of an override.
+    def of(cls, text: str) -> _OverrideText:
+        """Split an override.
 
         Raises:
-            InputError: if it is none.
+            InputError: if the text is not an override.
         """
         found = re.fullmatch(r"(\+{0,2})([^=~+][^=]*)=(.*)", text, re.DOTALL)
         if found is None:
@@ -58,17 +65,25 @@ class _Given:
         return cls(text, *found.groups())
 
     def with_values(self, values: Sequence[str]) -> str:
+        """Return the override with these values instead, each of which is valid in Hydra's grammar."""
         return f"{self.prefix}{self.key}={','.join(values)}"
 
 
 def prepared(overrides: Sequence[str], *, multirun: bool) -> list[str]:
-    """The overrides as Hydra should get them.
+    """Prepare the overrides of a command for Hydra.
+
+    A line on standard error names the present name of each key that is given by a name of an earlier version.
 
     Args:
-        multirun: the command is a sweep.
+        overrides: the overrides as they were typed.
+        multirun: whether the flag `--multirun` is given.
+
+    Returns:
+        The overrides for Hydra, in the same order.
 
     Raises:
-        InputError: if one cannot be read, is no known key, or would leave a sweep without points.
+        InputError: if an override cannot be read, has an unknown key, names no file, or would leave a sweep without
+            points.
     """
     for text in overrides:
         _check_letters(text)
@@ -89,8 +104,8 @@ def _check_letters(text: str) -> None:
 
 def _prepared(text: str, *, sweeps: bool, searches: bool) -> str:
     if text.startswith("~"):
-        return text  # a deletion
-    given = _Given.of(text)
+        return text  # a deletion of a key
+    given = _OverrideText.of(text)
     if (name := current_name(given.key)) != given.key:
         print(f"nst_exp: {given.key} is now called {name}; the old name will be removed", file=sys.stderr)
         return _prepared(f"{given.prefix}{name}={given.value}", sweeps=sweeps, searches=searches)
@@ -107,7 +122,7 @@ def _prepared(text: str, *, sweeps: bool, searches: bool) -> str:
     return text
 
 
-def _unreadable(given: _Given) -> InputError:
+def _unreadable(given: _OverrideText) -> InputError:
     if not keys.is_known(given.key):
         return InputError(f"{given.key!r} is no key{did_you_mean(given.key, keys.all_names())}")
     form = shell_form(given.prefix + given.key, [given.value])
@@ -117,7 +132,7 @@ def _unreadable(given: _Given) -> InputError:
 # --- sweeps ------------------------------------------------------------------------------------------------------
 
 
-def _check_sweep(given: _Given, found: Override, *, searches: bool) -> None:
+def _check_sweep(given: _OverrideText, found: Override, *, searches: bool) -> None:
     """Refuse a sweep that has no points.
 
     Raises:
@@ -135,7 +150,7 @@ def _check_sweep(given: _Given, found: Override, *, searches: bool) -> None:
         raise InputError(f"{given.text}: has no values, so the sweep would have no points")
 
 
-def _check_glob(given: _Given, value: Glob) -> None:
+def _check_glob(given: _OverrideText, value: Glob) -> None:
     options = keys.group_options().get(given.key)
     if options is None:
         names = (*keys.group_options(), *keys.PICTURE_KEYS)
@@ -148,11 +163,11 @@ def _check_glob(given: _Given, value: Glob) -> None:
 # --- files -------------------------------------------------------------------------------------------------------
 
 
-def _files(given: _Given, found: Override | None, *, sweeps: bool) -> str | None:
-    """The override with the files that it stands for, None if Hydra reads it well as it is.
+def _files(given: _OverrideText, found: Override | None, *, sweeps: bool) -> str | None:
+    """Return the override with the files that it stands for, or None if Hydra can read it unchanged.
 
     Raises:
-        InputError: if it stands for no file, for a folder without `-m`, or for several things at once.
+        InputError: if it stands for no file, for a folder without `-m`, or is ambiguous.
     """
     if given.value.startswith("glob(") and given.value.endswith(")"):
         return _globbed(given, found, sweeps=sweeps)
@@ -178,15 +193,19 @@ def _files(given: _Given, found: Override | None, *, sweeps: bool) -> str | None
 
 
 def _names_a_file(text: str) -> bool:
-    """Whether this very text is the name of something that exists, `~` being the home folder."""
+    """Tell whether the text is the path of a file or folder that exists; `~` stands for the home folder."""
     try:
         return bool(text) and Path(text).expanduser().exists()
     except (OSError, RuntimeError, ValueError):
         return False
 
 
-def _listed(given: _Given) -> str | None:
-    """A comma list of existing files and folders, whose names may have commas themselves; None if it is none."""
+def _listed(given: _OverrideText) -> str | None:
+    """Return the override for a comma-separated list of files and folders, whose names may have commas themselves.
+
+    Returns:
+        The override, or None if the value is not a list of files and folders that exist.
+    """
     partitions = _partitions(given.value)
     if not partitions:
         return None
@@ -196,16 +215,16 @@ def _listed(given: _Given) -> str | None:
 
 
 def _partitions(text: str) -> list[list[str]]:
-    """The ways to cut a text at commas into names that exist, two at most."""
+    """Return up to two ways to divide a text at commas into names that exist."""
     pieces = text.split(",")
     if len(pieces) > 1000:
         return []
-    # ways[i]: of the first i pieces
+    # ways[i] has the ways to divide the first i pieces
     ways: list[list[list[str]]] = [[[]]]
     for end in range(1, len(pieces) + 1):
         found = (
             [*before, name]
-            for start in range(max(0, end - 8), end)  # a name with more than seven commas is quoted by hand
+            for start in range(max(0, end - 8), end)  # names with more than seven commas have to be quoted
             if ways[start] and _exists(name := ",".join(pieces[start:end]))
             for before in ways[start]
         )
@@ -217,13 +236,13 @@ def _exists(name: str) -> bool:
     return name.startswith("pkg://") or _names_a_file(name)
 
 
-def _ambiguous(given: _Given, partitions: Sequence[Sequence[str]]) -> InputError:
+def _ambiguous(given: _OverrideText, partitions: Sequence[Sequence[str]]) -> InputError:
     forms = " or ".join(shell_form(given.key, names) for names in partitions)
     return InputError(f"{given.text}: could be {' and '.join(map(str, map(len, partitions)))} files; type {forms}")
 
 
-def _missing(given: _Given, *, sweeps: bool) -> InputError:
-    """A name that cannot be read and does not exist."""
+def _missing(given: _OverrideText, *, sweeps: bool) -> InputError:
+    """Return the error for a value that Hydra cannot read and that is not the name of an existing file."""
     names = given.value.split(",") if sweeps else [given.value]
     missing = next((name for name in names if not _exists(name)), given.value)
     folder = os.path.dirname(missing)
@@ -242,7 +261,7 @@ def _names_in(folder: Path) -> list[str]:
 # --- folders and globs ---------------------------------------------------------------------------------------------
 
 
-def _globbed(given: _Given, found: Override | None, *, sweeps: bool) -> str:
+def _globbed(given: _OverrideText, found: Override | None, *, sweeps: bool) -> str:
     value = found._value if found is not None else None
     chosen = value if isinstance(value, Glob) else Glob(include=[given.value.removeprefix("glob(")[:-1]])
     if not sweeps:
@@ -252,7 +271,7 @@ def _globbed(given: _Given, found: Override | None, *, sweeps: bool) -> str:
     return given.with_values(_readable(given, [name for name in dict.fromkeys(kept) if os.path.isfile(name)]))
 
 
-def _folder(given: _Given, *, sweeps: bool) -> str:
+def _folder(given: _OverrideText, *, sweeps: bool) -> str:
     if sweeps:
         return given.with_values(list(_expanded(given, given.value)))
     raise InputError(
@@ -260,8 +279,8 @@ def _folder(given: _Given, *, sweeps: bool) -> str:
     )
 
 
-def _expanded(given: _Given, name: str) -> Iterator[str]:
-    """The file of this name, or the readable files in the folder of this name."""
+def _expanded(given: _OverrideText, name: str) -> Iterator[str]:
+    """Yield the file with this name or, if it is a folder, the readable files in it."""
     folder = Path(name).expanduser()
     if name.startswith("pkg://") or not folder.is_dir():
         yield literal(name)
@@ -270,11 +289,11 @@ def _expanded(given: _Given, name: str) -> Iterator[str]:
         yield from _readable(given, [file for file in files if os.path.isfile(file)])
 
 
-def _readable(given: _Given, names: Sequence[str]) -> list[str]:
-    """Those that can be read, as values in natural order; says which are left out.
+def _readable(given: _OverrideText, names: Sequence[str]) -> list[str]:
+    """Return the files that can be read, as values in natural order, and print which are left out.
 
     Raises:
-        InputError: if none is left.
+        InputError: if none can be read.
     """
     kept = sorted((name for name in names if _is_readable(given.key, name)), key=_natural)
     left_out = [os.path.basename(name) for name in names if name not in kept]
@@ -298,10 +317,10 @@ def _is_readable(key: str, name: str) -> bool:
         return False
     if key not in keys.PICTURE_KEYS:
         return True
-    is_clip = (mimetypes.guess_type(name)[0] or "").startswith("video/")
-    return (key == "content" and is_clip) or animation_frames(Path(name)) is not None
+    is_video = (mimetypes.guess_type(name)[0] or "").startswith("video/")
+    return (key == "content" and is_video) or animation_frames(Path(name)) is not None
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts frame2 before frame10."""
+    """Return a sort key that orders numbers by value, so that frame2 comes before frame10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

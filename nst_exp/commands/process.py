@@ -1,4 +1,4 @@
-"""What all small commands share: how they end."""
+"""The setup of the process and the exit codes, which all commands share."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ from nst_exp.signals import (
     replace_closed_streams,
 )
 
-_ADDRESS_SPACE = 3 * 2**30  # bytes; with 1.5 GB JAX has been seen to wait for ever
+_ADDRESS_SPACE = 3 * 2**30  # bytes; with 1.5 GB, JAX was observed to wait forever
 
 
 def prepare_process() -> None:
-    """Set up what is the same for all commands and belongs to the whole process; call it before importing JAX."""
+    """Make the settings that concern the whole process and are the same for all commands.
+
+    It must be called before JAX is imported. It exits with code 1 if the environment or the limits of the process do
+    not allow a run.
+    """
     replace_closed_streams()
     end_as_interrupted()
     for setting in ignore_settings():
@@ -41,17 +45,17 @@ def prepare_process() -> None:
 
 
 def _limit_pictures() -> None:
-    """Let Pillow open pictures as large as the product reads and writes without a warning."""
+    """Let Pillow open pictures of every size that nst-exp reads and writes, without a warning."""
     from PIL import Image
 
     from nst_exp.media.image import MAX_MEGAPIXELS
 
-    Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 1_000_000  # Pillow warns above this and refuses twice as much
+    Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 1_000_000  # Pillow warns above this and refuses more than twice as much
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def _refuse_small_address_space() -> None:
-    """JAX's threads would wait for ever where `ulimit -v` leaves them no room to start."""
+    """Exit if `ulimit -v` is too small, because JAX would wait forever for threads that cannot start."""
     if sys.platform == "win32":
         return
     import resource
@@ -67,7 +71,11 @@ def _refuse_small_address_space() -> None:
 
 
 def program(command: str) -> str:
-    """The name under which `command` was started: `nst-exp compare`, or the form with `python -m`."""
+    """Return how a command was started, such as `nst-exp compare` or `python -m nst_exp.compare`.
+
+    Args:
+        command: the name of the command, such as `compare`.
+    """
     started = Path(sys.argv[0]).name
     if started == "__main__.py":
         return f"python -m nst_exp {command}"
@@ -75,11 +83,14 @@ def program(command: str) -> str:
 
 
 def run_command(body: Callable[[argparse.Namespace], int], arguments: Callable[[], argparse.Namespace]) -> NoReturn:
-    """Exit with what `body` returns, or with 1 and one line on what the user can put right.
+    """Run a command and exit.
+
+    The exit code is what `body` returns. It is 1 for errors that the user can fix, which are reported in one line on
+    standard error; with HYDRA_FULL_ERROR=1, they are raised with a traceback instead.
 
     Args:
         body: does the work and returns the exit code.
-        arguments: reads the command line; it may exit by itself, as argparse does for `--help`.
+        arguments: parses the command line. It may exit by itself, as argparse does for `--help`.
     """
     prepare_process()
     try:

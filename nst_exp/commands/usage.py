@@ -1,4 +1,4 @@
-"""`--help` and `--version`. What each key means comes from the comments in conf/, the only place that says it."""
+"""The output of `--help` and `--version`; explanations of keys are read from the comments in conf/."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ _DEFAULT = re.compile(r" +- (?:override )?(?P<group>[\w/]+): (?P<option>\w+) *(?
 
 @dataclass
 class Key:
-    """A key as conf/ has it.
+    """A key in a file of conf/.
 
     Attributes:
-        name: dotted.
-        value: of the file, as it is written there.
-        comment: what the key means.
+        name: the dotted key.
+        value: the value as it is written in the file; empty for a table.
+        comment: the comment that explains the key.
     """
 
     name: str
@@ -52,20 +52,25 @@ class Key:
 
 @dataclass
 class Section:
-    """Keys under one heading."""
+    """The keys under a heading of conf/run.yaml.
+
+    Attributes:
+        title: the heading.
+        keys: the keys, in the order of the file.
+    """
 
     title: str
     keys: list[Key]
 
 
 def print_version() -> None:
-    """The versions of this program and of the libraries that most decide what it does."""
+    """Print the versions of nst-exp and of its most important libraries."""
     others = ", ".join(f"{name} {installed_version(name)}" for name in ("jax", "hydra-core", "mlflow"))
     print(f"nst-exp {__version__} ({others})")
 
 
 def print_help() -> None:
-    """The commands, flags, keys and groups, each explained, at the width of the terminal."""
+    """Print explanations of all commands, flags, keys and groups, wrapped to the width of the terminal."""
     width = min(100, max(60, shutil.get_terminal_size().columns)) - 1
     print(_HEAD)
     print(f"Commands: nst-exp {' | '.join(COMMANDS)}; `run` if none is named\n")
@@ -78,7 +83,7 @@ def print_help() -> None:
 
 
 def sections() -> list[Section]:
-    """The keys of conf/run.yaml under their headings."""
+    """Return the keys of conf/run.yaml under their headings."""
     found: list[Section] = []
     for heading, lines in _blocks((CONF / "run.yaml").read_text(encoding="utf-8").splitlines()):
         if heading:
@@ -87,7 +92,12 @@ def sections() -> list[Section]:
 
 
 def group_keys(group: str, option: str) -> list[Key]:
-    """The keys that an option of a group sets, in the form they have on the command line."""
+    """Return the keys that an option of a group sets, as they are written on the command line.
+
+    Args:
+        group: such as `solver` or `hydra/launcher`.
+        option: such as `lbfgs`.
+    """
     lines = _option_file(group, option).read_text(encoding="utf-8").splitlines()
     is_global = any(line.startswith("# @package _global_") for line in lines)
     prefix = "" if is_global else f"{group.replace('/', '.')}."
@@ -95,7 +105,7 @@ def group_keys(group: str, option: str) -> list[Key]:
 
 
 def default_options() -> dict[str, tuple[str, str]]:
-    """The option of each group that holds unless another is given, and what is said of the group."""
+    """Return the default option of each group and the comment that explains the group, by group."""
     lines = (CONF / "run.yaml").read_text(encoding="utf-8").splitlines()
     found = (_DEFAULT.fullmatch(line) for line in lines)
     return {match["group"]: (match["option"], match["comment"] or "") for match in found if match}
@@ -109,7 +119,7 @@ def _option_file(group: str, option: str) -> Path:
 
 
 def _blocks(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """The headings `# --- TITLE` and the lines below each."""
+    """Yield each heading `# --- TITLE` and the lines below it; the heading of the first lines is empty."""
     heading, block = "", list[str]()
     for line in lines:
         if line.startswith("# --- "):
@@ -121,7 +131,7 @@ def _blocks(lines: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _keys(lines: Sequence[str], prefix: str) -> Iterator[Key]:
-    """The keys with a value; a comment may go on in lines of its own."""
+    """Yield the keys that have a value or a comment; a comment may continue on the following lines."""
     parents: list[tuple[int, str]] = []
     key: Key | None = None
     for line in lines:
@@ -146,7 +156,7 @@ def _keys(lines: Sequence[str], prefix: str) -> Iterator[Key]:
 
 
 def _about(group: str, option: str) -> str:
-    """The first sentence of the comment at the head of an option's file."""
+    """Return the first sentence of the comment at the beginning of an option's file."""
     file = _option_file(group, option)
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     head = [line[2:] for line in lines if line.startswith("# ") and not line.startswith("# @package")]
@@ -163,7 +173,7 @@ def _explained(keys: Sequence[Key], width: int) -> Iterator[str]:
 
 
 def _entry(term: str, meaning: str, width: int) -> Iterator[str]:
-    """A term and, beside it or below it, what it means."""
+    """Yield the lines of a term and, beside it or below it, its meaning."""
     column = 30
     lines = textwrap.wrap(meaning, width - column) or [""]
     if len(term) + 4 > column:

@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, its identity, the registry of finished runs, MLflow."""
+"""The records of runs: their folders and identities, the registry of finished runs, and MLflow."""

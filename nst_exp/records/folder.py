@@ -1,8 +1,8 @@
-"""What a run leaves in its folder, and how it is read again: the one place that knows the files' names.
+"""The folder of a run: the names of its files, and how they are written and read.
 
-Files come first and MLflow is made from them, so that a run whose tracking was lost can be uploaded later, and a
-sweep can be compared without any server. Each file is whole or not there; `result.json` comes last of those that
-hold the result, so a folder that has it is finished.
+Files are written before MLflow gets them, so that a run whose tracking was lost can be uploaded later, and a sweep can
+be compared without a server. Each file is written atomically. `result.json` is written after all other files of the
+result, so a folder that has it belongs to a finished run.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from nst_exp.files import TEMPORARY, digest, read_json, write_atomically, write_
 from nst_exp.media.codecs import SUFFIXES
 from nst_exp.records.result import Result
 
-# Raise it when a change of code alters pictures or measures: earlier results then no longer count as done.
+# Raise this version when a change of code alters pictures or measures: points with earlier results are then done again.
 RESULTS_VERSION = 6
 
-PICTURE = "pastiche.png"  # of a video: a frame from its middle
-VIDEO = "pastiche"  # a video, its suffix by its codec
-SIDE_BY_SIDE = "side_by_side"  # source and pastiche in one video
-FRAMES = "frames"  # folder of a video's painted frames
-CONFIG = "config.yaml"  # resolved: repeats the run
-RESULT = "result.json"  # losses, measures, costs
-TRACE = "trace.csv"  # a row for each step: losses, evaluations, scale
-PROGRESS = "progress"  # folder of pictures on the way, named by their step
+PICTURE = "pastiche.png"  # the picture; of a video, a frame from its middle
+VIDEO = "pastiche"  # the painted video; the codec adds the suffix
+SIDE_BY_SIDE = "side_by_side"  # the source and the painted video side by side; the codec adds the suffix
+FRAMES = "frames"  # the folder of a video's painted frames
+CONFIG = "config.yaml"  # the resolved configuration, which repeats the run
+RESULT = "result.json"  # the losses, measures and costs
+TRACE = "trace.csv"  # the losses, evaluations and scale, with a row for each step
+PROGRESS = "progress"  # the folder of intermediate pictures, which are named by their step
 _RECORD = "record.json"
 _FAILURE = "failure.json"
 _TRACKED = "mlflow.json"
@@ -44,20 +44,20 @@ _OWN_FILES = (RESULT, CONFIG, PICTURE, TRACE, _RECORD, _FAILURE, _TRACKED)
 _HYDRA_FILES = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml", "run.log")
 
 Table = Mapping[str, npt.NDArray[Any]]
-Value = float | int | str | None  # of a setting, as it is read from a run's files
+Value = float | int | str | None  # the value of a setting, as it is read from the files of a run
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a run says of itself before it begins.
+    """The description of a run, which is written when the run begins.
 
     Attributes:
-        identity: hash of all that determines the result.
-        name: for people.
-        overrides: Hydra's, of this run.
-        params: every setting under its readable name.
-        tags: versions, device, SHA-256 of inputs.
-        tracking_uri: the MLflow store that it belongs to, None if it is not tracked.
+        identity: the hash of everything that determines the result; see `nst_exp.records.record.identity`.
+        name: a readable name.
+        overrides: the Hydra overrides of the run.
+        params: every setting under its readable name; see `nst_exp.records.record.params`.
+        tags: the versions, the device and the SHA-256 of the inputs; see `nst_exp.records.record.tags`.
+        tracking_uri: the MLflow store that the run belongs to; None if it is not tracked.
     """
 
     identity: str
@@ -70,7 +70,12 @@ class Record:
 
 @dataclass(frozen=True)
 class Tracked:
-    """The finished MLflow run that holds all of a folder."""
+    """The finished MLflow run that has everything in a folder.
+
+    Attributes:
+        tracking_uri: the MLflow store.
+        run_id: the id of the run in this store.
+    """
 
     tracking_uri: str
     run_id: str
@@ -78,17 +83,43 @@ class Tracked:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one run, finished or not."""
+    """The folder of one run, finished or not.
+
+    Attributes:
+        path: the folder, which must exist before anything is written to it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from nst_exp.records.folder import RunFolder
+        >>> path = Path("outputs/example")
+        >>> path.mkdir(parents=True)
+        >>> folder = RunFolder(path)
+        >>> folder.write_trace({"step": np.array([1, 2]), "loss/total": np.array([2.5, 2.0])})
+        >>> folder.trace["loss/total"]
+        array([2.5, 2. ])
+        >>> folder.finished
+        False
+        >>> folder.result
+        Traceback (most recent call last):
+            ...
+        nst_exp.errors.InputError: 'outputs/example' holds no finished run: no sound result.json
+    """
 
     path: Path
 
     def begin(self, config: Mapping[str, Any], record: Record) -> None:
-        """Write record and configuration; what a killed or failed run has left is removed.
+        """Write the record and the configuration, after removing the files of an earlier try.
 
-        The record comes first: it marks the folder as a run's, and nothing is removed from any other folder.
+        The record is written first. It marks the folder as that of a run, and files are only ever removed from such
+        folders.
+
+        Args:
+            config: the resolved configuration as nested mappings.
+            record: the description of the run.
 
         Raises:
-            InputError: if the folder cannot be written, or holds files of these names that no run has written.
+            InputError: if the folder cannot be written, or has files that a run would overwrite but did not write.
         """
         self.refuse_foreign_files()
         self._clear()
@@ -97,25 +128,25 @@ class RunFolder:
 
     @property
     def began(self) -> bool:
-        """Whether a run has begun in this folder, however far it came."""
+        """Whether a run has begun in this folder, finished or not."""
         with contextlib.suppress(InputError):
             return bool(self.record)
         return False
 
     @property
     def is_ours(self) -> bool:
-        """Whether a run has written to this folder: it has a run's record, or says why a run failed."""
+        """Whether a run has written to this folder, which then has a record or the reason for a failure."""
         return self.began or read_json(self.path / _FAILURE).keys() == {"error", "overrides"}
 
     def refuse_foreign_files(self, *, before_hydra: bool = False) -> None:
         """Check that a run may write to this folder.
 
         Args:
-            before_hydra: Hydra has not written its own files yet, so those that exist count, too, unless an earlier
-                run was killed right after Hydra wrote them.
+            before_hydra: whether Hydra has not written its own files yet. Existing files of Hydra are then refused as
+                well, unless they are those of an earlier run that was killed before it began.
 
         Raises:
-            InputError: if it holds files that a run would overwrite but no run has written.
+            InputError: if the folder has files that a run would overwrite but no run has written.
         """
         if self.is_ours:
             return
@@ -135,7 +166,7 @@ class RunFolder:
         return False
 
     def discard_unbegun(self) -> None:
-        """Remove what Hydra and a run that was refused before it began have left in the folder."""
+        """Remove the files of Hydra, and of a run that was refused before it began, if no run has begun here."""
         if self.began:
             return
         for name in (*_HYDRA_FILES, _FAILURE):
@@ -145,15 +176,20 @@ class RunFolder:
             (self.path / ".hydra").rmdir()  # only if it is empty
 
     def fail(self, error: str, overrides: Sequence[str]) -> None:
-        """Write down why there is no result; nothing if the disk refuses that, too."""
+        """Write the reason why there is no result, or nothing if the folder cannot be written.
+
+        Args:
+            error: the message.
+            overrides: the Hydra overrides of the run.
+        """
         with contextlib.suppress(InputError):
             write_json(self.path / _FAILURE, {"error": error, "overrides": list(overrides)})
 
     def progress_file(self, step: int) -> Path:
-        """Where the picture after `step` steps belongs.
+        """Return the file for the intermediate picture after `step` steps, and make its folder.
 
         Raises:
-            InputError: if its folder cannot be made.
+            InputError: if the folder cannot be made.
         """
         path = self.path / PROGRESS / f"{step:06d}.png"
         try:
@@ -163,7 +199,14 @@ class RunFolder:
         return path
 
     def write_trace(self, trace: Table) -> None:
-        """Write columns of equal length, a row for each step; the first column is `step`."""
+        """Write the trace.
+
+        Args:
+            trace: columns of equal length by name, with a row for each step; the first column is `step`.
+
+        Raises:
+            InputError: if the file cannot be written.
+        """
         text = StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(trace)
@@ -171,17 +214,34 @@ class RunFolder:
         write_atomically(self.path / TRACE, text.getvalue().encode())
 
     def finish(self, result: Result) -> None:
-        """Write the result: from here on the run is finished."""
+        """Write the result, after which the run counts as finished.
+
+        Raises:
+            InputError: if the file cannot be written.
+        """
         result.write(self.path / RESULT)
         with contextlib.suppress(OSError):
             (self.path / _FAILURE).unlink(missing_ok=True)
 
     def mark_tracked(self, tracked: Tracked) -> None:
-        """Write down that MLflow has all of this."""
+        """Write which MLflow run has everything in this folder.
+
+        Raises:
+            InputError: if the file cannot be written.
+        """
         write_json(self.path / _TRACKED, asdict(tracked))
 
     def adopt(self, other: RunFolder, record: Record) -> None:
-        """Take over the finished run of `other`, which has the same identity, under an own record."""
+        """Copy the result of a finished run with the same identity, under a record of its own.
+
+        Args:
+            other: the folder of the finished run.
+            record: the description of the run in this folder. Its tags are replaced by those of `other`, which made
+                the result.
+
+        Raises:
+            InputError: if the folder cannot be written, or has files that a run would overwrite but did not write.
+        """
         self.refuse_foreign_files()
         self._clear()
         write_json(self.path / _RECORD, asdict(replace(record, tags=other.record.tags)))
@@ -194,10 +254,12 @@ class RunFolder:
         self.finish(replace(other.result, reused_from=str(other.path)))
 
     def _clear(self) -> None:
-        """Remove what an earlier try has left, `result.json` first: without it nothing else counts.
+        """Remove the files of an earlier try.
+
+        `result.json` is removed first, so that a folder with only some of the files never counts as finished.
 
         Raises:
-            InputError: if something cannot be removed.
+            InputError: if a file cannot be removed.
         """
         for path in (*self._written_files(), *self.path.glob(TEMPORARY)):
             try:
@@ -207,22 +269,22 @@ class RunFolder:
         shutil.rmtree(self.path / PROGRESS, ignore_errors=True)
 
     def _written_files(self) -> list[Path]:
-        """The files that a run may write, whether they exist or not; `result.json` first."""
+        """Return the files that a run may write, whether they exist or not, with `result.json` first."""
         videos = [f"{name}{suffix}" for name in (VIDEO, SIDE_BY_SIDE) for suffix in SUFFIXES]
         return [self.path / name for name in (*_OWN_FILES, *videos)]
 
     @property
     def finished(self) -> bool:
-        """Whether the result is there, with every file that it names.
+        """Whether the folder has a result, and every file that the result names.
 
-        A folder whose picture or video was deleted is not finished: the run is done again.
+        If the picture or a video has been deleted, the run is not finished and will be done again.
         """
         result = self.result_so_far
         return result is not None and all((self.path / name).is_file() for name in result.products.values())
 
     @property
     def sound(self) -> bool:
-        """Whether the run is finished and its picture or videos are as they were written."""
+        """Whether the run is finished, and its picture and videos are unchanged since they were written."""
         if not self.finished:
             return False
         products, hashes = self.result.products, self.result.sha256
@@ -242,15 +304,15 @@ class RunFolder:
 
     @property
     def result_so_far(self) -> Result | None:
-        """The result; None while there is none."""
+        """The result; None if there is none, or it is damaged."""
         return Result.read(self.path / RESULT)
 
     @property
     def record(self) -> Record:
-        """What `begin` wrote.
+        """The description of the run, with params under their present names.
 
         Raises:
-            InputError: if the run never began, or its record is damaged.
+            InputError: if no run has begun in this folder, or its record is damaged.
         """
         try:
             record = Record(**read_json(self.path / _RECORD))
@@ -260,12 +322,12 @@ class RunFolder:
 
     @property
     def failure(self) -> dict[str, Any]:
-        """`error` and `overrides` of a run that failed, {} if it did not."""
+        """The `error` and the `overrides` of a run that failed; empty if it did not fail."""
         return {} if self.finished else read_json(self.path / _FAILURE)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration, {} if the run never began."""
+        """The resolved configuration; empty if no run has begun in this folder."""
         try:
             return yaml.safe_load((self.path / CONFIG).read_text())
         except FileNotFoundError:
@@ -273,20 +335,24 @@ class RunFolder:
 
     @property
     def overrides(self) -> tuple[str, ...]:
-        """Hydra's overrides of this run, however far it came."""
+        """The Hydra overrides of the run, finished or not.
+
+        Raises:
+            InputError: if neither Hydra nor a run has written them.
+        """
         with contextlib.suppress(OSError):
             return tuple(yaml.safe_load((self.path / ".hydra" / "overrides.yaml").read_text()))
         return tuple(self.failure.get("overrides") or self.record.overrides)
 
     @property
     def tracked(self) -> Tracked | None:
-        """The MLflow run that holds all of this; None while there is none."""
+        """The MLflow run that has everything in this folder; None if there is none."""
         found = read_json(self.path / _TRACKED)
         return Tracked(**found) if found else None
 
     @property
     def trace(self) -> dict[str, npt.NDArray[Any]]:
-        """What `write_trace` wrote, {} if nothing."""
+        """The columns of the trace by name; empty if there is no trace."""
         try:
             header, *rows = csv.reader((self.path / TRACE).read_text().splitlines())
         except (FileNotFoundError, ValueError):
@@ -296,13 +362,13 @@ class RunFolder:
 
     @property
     def progress(self) -> Iterator[tuple[int, Path]]:
-        """Steps and files of the pictures on the way."""
+        """The intermediate pictures, as pairs of a step and a file, in the order of their steps."""
         for path in sorted((self.path / PROGRESS).glob("*.png")):
             yield int(path.stem), path
 
     @property
     def artifacts(self) -> Iterator[Path]:
-        """The files that belong into MLflow as they are."""
+        """The files that are uploaded to MLflow unchanged."""
         for path in sorted(self.path.rglob("*")):
             folder = path.relative_to(self.path).parts[0]
             if path.is_file() and folder not in (PROGRESS, FRAMES) and path.suffix != ".tmp" and path.name != _TRACKED:
@@ -310,11 +376,26 @@ class RunFolder:
 
 
 def loss_column(name: str) -> str:
-    """The trace's name for a loss; MLflow makes a section of what stands before a slash."""
+    """Return the name of a loss in the trace.
+
+    MLflow groups metrics by the part of their name before the slash.
+
+    Args:
+        name: the name of a term, or `style.LAYER`.
+
+    Example:
+        >>> from nst_exp.records.folder import loss_column
+        >>> loss_column("content"), loss_column("style.block1_conv1")
+        ('loss/content', 'loss_of_layer/block1_conv1')
+    """
     return name.replace("style.", "loss_of_layer/") if "." in name else f"loss/{name}"
 
 
 def run_folders(folder: Path) -> list[RunFolder]:
-    """The runs of the sweep in `folder`, finished or not, in the order of their numbers."""
+    """Return the folders of the runs of a sweep, finished or not, in the order of their numbers.
+
+    Args:
+        folder: the folder of the sweep.
+    """
     numbered = [path for path in folder.iterdir() if path.name.isdigit() and path.is_dir()]
     return [RunFolder(path) for path in sorted(numbered, key=lambda path: int(path.name))]

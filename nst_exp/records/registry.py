@@ -1,7 +1,7 @@
-"""The memory of finished work: which folder holds the result of an identity, and which the sweep of a command.
+"""The registry, which finds the folder of a finished run by its identity and the folder of a sweep by its command.
 
-Every entry is a small file of its own, written whole, so that any number of processes may use one registry.
-Folders are noted relative to it: moved together they stay found.
+Every entry is a small file that is written atomically, so any number of processes can share a registry. Folders are
+stored relative to the registry, so they are still found after they and the registry have been moved together.
 """
 
 from __future__ import annotations
@@ -24,17 +24,31 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ResultRegistry:
-    """The registry in `folder`; one without a folder remembers nothing."""
+    """A registry of finished runs, sweeps and painted frames.
+
+    Entries are best effort: an entry that cannot be written costs a repetition at most, so it causes only a warning.
+
+    Attributes:
+        folder: the folder of the registry; None for a registry that is always empty.
+    """
 
     folder: Path | None
 
     @classmethod
     def at(cls, address: str | None) -> ResultRegistry:
-        """The registry that the config key names; a relative path counts from the current directory."""
+        """Return the registry that the setting `registry` names.
+
+        Args:
+            address: a path, relative to the current directory unless it is absolute or begins with `~`; None for a
+                registry that is always empty.
+
+        Raises:
+            InputError: if the path begins with `~` and there is no such home folder.
+        """
         return cls(home_expanded(address).absolute() if address else None)
 
     def finished(self, identity: str) -> RunFolder | None:
-        """The finished run of this identity, if its files are still there and sound."""
+        """Return the finished run with this identity; None if there is none, or its files have been changed."""
         found = self._find("runs", identity)
         if found is None:
             return None
@@ -42,19 +56,19 @@ class ResultRegistry:
         return run if run.sound and run.result.identity == identity else None
 
     def add_run(self, identity: str, folder: Path) -> None:
-        """Remember that `folder` holds the finished run of `identity`."""
+        """Add the finished run with this identity, whose files are in `folder`."""
         self._add("runs", identity, folder)
 
     def sweep(self, key: str) -> Path | None:
-        """The folder of the latest sweep of this key, if it is still there."""
+        """Return the folder of the latest sweep with this key; None if there is none, or it has been removed."""
         return self._find("sweeps", key)
 
     def add_sweep(self, key: str, folder: Path) -> None:
-        """Remember that `folder` is where the sweep of `key` writes to."""
+        """Add the sweep with this key, which writes to `folder`."""
         self._add("sweeps", key, folder)
 
     def remove_sweep(self, key: str) -> None:
-        """Remove what is remembered of the sweep of `key`."""
+        """Remove the entry and the lock of the sweep with this key."""
         if self.folder is None:
             return
         for suffix in (".json", ".lock"):
@@ -63,15 +77,24 @@ class ResultRegistry:
         remove_folders([self.folder / "sweeps"])
 
     def frames(self, key: str) -> Path | None:
-        """The folder of the latest run that painted a video's frames of this key, finished or not."""
+        """Return the folder of the latest run, finished or not, that painted frames of a video with this key.
+
+        Args:
+            key: see `nst_exp.records.record.frames_key`.
+        """
         return self._find("clips", key)
 
     def add_frames(self, key: str, folder: Path) -> None:
-        """Remember that the run in `folder` paints the frames of `key`."""
+        """Add the run in `folder`, which paints the frames with this key."""
         self._add("clips", key, folder)
 
     def claim(self, key: str) -> BaseFileLock | None:
-        """A lock held until this process ends or releases it; None if a living sweep of this key has it."""
+        """Lock the sweep with this key, so that no other process runs it at the same time.
+
+        Returns:
+            The acquired lock, which is released at the latest when the process ends. None if another process has the
+            lock, or locks are not available.
+        """
         if self.folder is None:
             return None
         path = self.folder / "sweeps" / f"{key}.lock"
@@ -79,7 +102,7 @@ class ResultRegistry:
             path.parent.mkdir(parents=True, exist_ok=True)
             lock = FileLock(path)
             lock.acquire(blocking=False)
-        except (Timeout, OSError, NotImplementedError) as error:  # the last where the file system has no locks
+        except (Timeout, OSError, NotImplementedError) as error:  # NotImplementedError: the file system has no locks
             _log.debug("the sweep is not claimed: %s", error)
             return None
         return lock
@@ -95,7 +118,7 @@ class ResultRegistry:
         return found if found.is_dir() else None
 
     def _add(self, kind: str, key: str, folder: Path) -> None:
-        """Forgetting costs a repetition, so it is no reason to fail."""
+        """Write an entry, or warn if that is not possible: a missing entry only costs a repetition."""
         if self.folder is None:
             return
         try:

@@ -1,4 +1,4 @@
-"""What result.json holds: the losses, measures and costs of a finished run. Only this module writes and reads it."""
+"""The result of a run: its losses, measures and costs. Only this module writes and reads result.json."""
 
 from __future__ import annotations
 
@@ -14,37 +14,43 @@ _COSTS = (
     *("total_loss", "evaluations", "restarts", "seconds", "evaluations_per_second", "peak_memory_mb"),
     *("frames", "frames_per_second", "dropped", "latency_ms"),
 )
-_MISSING: Mapping[str, Any] = {  # in results of earlier versions
+_MISSING: Mapping[str, Any] = {  # the values of fields that results of earlier versions may lack
     **{"identity": "", "losses": {}, "measures": {}, "sha256": {}, "steps": 0, "evaluations": None, "restarts": None},
     **dict.fromkeys(("total_loss", "seconds", "evaluations_per_second", "peak_memory_mb"), math.nan),
 }
-_OLD_NAMES = {"clip": "video", "lanes": "batch_size"}  # of fields, in results up to version 5
+_OLD_NAMES = {"clip": "video", "lanes": "batch_size"}  # the names of fields in results up to version 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The result of a finished run. Of a video or a camera, losses and measures are means over frames, costs are sums.
+    """The result of a finished run.
+
+    The costs of a video or a camera are sums over its frames. The losses and measures of a video are means over
+    frames; those of a camera are those of its last frame. Fields that do not apply to a kind of run are None.
 
     Attributes:
-        identity: the hash of everything that determines the result.
-        pastiche: the picture's file name; of a video, a frame from its middle; of a camera, the last frame.
-        total_loss: the sum of all losses times their weights.
-        losses: by name; style layers are named `style.LAYER`.
-        measures: by name, see `nst_exp.evaluation.catalogue`.
-        steps: of the solver.
-        evaluations: how often loss and gradient were computed; None if an earlier version did not say.
-        restarts: how often a step went wrong and the solver's memory was emptied; None as above.
-        seconds: spent solving; the run's share if it was solved in a batch.
+        identity: the hash of everything that determines the result; see `nst_exp.records.record.identity`.
+        pastiche: the file name of the picture. Of a video, it is a frame from the middle; of a camera, the last frame.
+        total_loss: the weighted sum of all terms of the loss.
+        losses: the terms of the loss by name, before their weights, and the distance of each style layer as
+            `style.LAYER`.
+        measures: the measures by name; see `nst_exp.evaluation.catalogue`.
+        steps: the number of steps of the solver.
+        evaluations: how often loss and gradient were computed; None if an earlier version did not record it.
+        restarts: how often a step went wrong and the solver's memory was emptied; None if an earlier version did not
+            record it.
+        seconds: the time spent solving, in s; of a run that was solved in a batch, its share of that time. Of a
+            camera, the time that it was live.
         evaluations_per_second: `evaluations / seconds`.
-        peak_memory_mb: of the process or the device, in 10^6 bytes.
-        sha256: by name, of the inputs and the products.
-        batch_size: how many pictures were solved together; None for a camera.
+        peak_memory_mb: the peak memory of the process or the device, in 10^6 bytes.
+        sha256: the SHA-256 of each input and each product by its name.
+        batch_size: the number of pictures that were solved together; None for a camera.
         video: the file name of the painted video.
-        side_by_side: the file name of the video that shows source and painting side by side.
-        frames: how many frames were painted.
-        frames_per_second: frames painted per second of solving.
-        dropped: the frames of a camera that were not painted.
-        latency_ms: the median time from a camera's frame to its painting on the page.
+        side_by_side: the file name of the video that shows the source and the painting side by side.
+        frames: the number of painted frames.
+        frames_per_second: `frames / seconds`.
+        dropped: the number of frames of a camera that were not painted.
+        latency_ms: the median time from the capture of a camera's frame until it is shown, in ms.
         reused_from: the folder of the run whose result was copied.
     """
 
@@ -71,27 +77,39 @@ class Result:
 
     @property
     def products(self) -> dict[str, str]:
-        """The names of the files that make up the result, by what they are: `pastiche`, `video`, `side_by_side`."""
+        """The file names of the picture and videos, by product: `pastiche`, `video` and `side_by_side`."""
         named = {"pastiche": self.pastiche, "video": self.video, "side_by_side": self.side_by_side}
         return {what: name for what, name in named.items() if name is not None}
 
     @property
     def costs(self) -> dict[str, float]:
-        """The loss and all costs that this kind of run has, by name."""
+        """The total loss and all costs that this kind of run has, by name."""
         costs = {name: getattr(self, name) for name in _COSTS}
         return {name: cost for name, cost in costs.items() if cost is not None and not math.isnan(cost)}
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all.
+        """Write the result as JSON, atomically and without fields that are None.
+
+        Args:
+            path: the file.
 
         Raises:
-            InputError: if it cannot be written.
+            InputError: if the file cannot be written.
         """
         write_json(path, {name: value for name, value in dataclasses.asdict(self).items() if value is not None})
 
     @classmethod
     def read(cls, path: Path) -> Result | None:
-        """Read the file, also of an earlier version, whose missing costs become NaN; None if there is no sound file."""
+        """Read a result, also one of an earlier version.
+
+        Costs that an earlier version did not record become NaN or None.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The result; None if the file does not exist or is damaged.
+        """
         found = {_OLD_NAMES.get(name, name): value for name, value in read_json(path).items()}
         if isinstance(hashes := found.get("sha256"), dict):
             found["sha256"] = {_OLD_NAMES.get(name, name): digest for name, digest in hashes.items()}

@@ -1,1 +1,1 @@
-"""One run, from checked settings to a result: images, videos and cameras."""
+"""Runs of images, videos and cameras, from checked settings to a result."""

@@ -1,4 +1,7 @@
-"""Runs of a camera: the newest frame is painted within a budget of time, shown on a page and written to a video."""
+"""Runs of a camera.
+
+The newest frame is painted within a time budget, shown on a preview page and written to a video, again and again.
+"""
 
 from __future__ import annotations
 
@@ -45,9 +48,9 @@ from nst_exp.transfer.stylize import BatchEntry, Progress, Solution, StyleMemory
 
 Levels = npt.NDArray[np.uint8]
 
-_TICK = Fraction(1, 1000)  # s, the unit of the video's time stamps
-_SMOOTHING = 0.3  # share of the newest frame in what a frame is expected to take
-_RECENT = 10  # frames whose rate the page shows
+_TICK = Fraction(1, 1000)  # s, the unit of the time stamps of the video
+_SMOOTHING = 0.3  # the weight of the newest frame in the moving averages of `Pace`
+_RECENT = 10  # the number of latest frames whose rate the page shows
 
 _log = logging.getLogger(__name__)
 
@@ -56,14 +59,14 @@ class CameraRuns:
     """The `RunKind` of cameras."""
 
     def batch_key(self, inputs: Inputs) -> Hashable:
-        """See `RunKind`: a camera's run is always alone."""
+        """See `RunKind`. A run of a camera never shares a batch, so every key is different."""
         return object()
 
     def solve(self, runs: Sequence[ActiveRun], within: Within) -> list[Outcome[_Live]]:
-        """Paint what the camera sees until `camera.seconds` are over or Ctrl-C ends it; see `RunKind`."""
+        """Paint the frames of the camera until `camera.seconds` have passed or Ctrl-C is pressed; see `RunKind`."""
         (run,) = runs
         with within(0):
-            return [Outcome(_painted(run))]
+            return [Outcome(_paint_until_end(run))]
 
     def finish(self, run: ActiveRun, outcome: Outcome[_Live]) -> Result:
         """See `RunKind`."""
@@ -75,11 +78,11 @@ class CameraRuns:
 KIND = CameraRuns()
 
 
-def _painted(run: ActiveRun) -> _Live:
-    """Open camera and page, and paint until the end.
+def _paint_until_end(run: ActiveRun) -> _Live:
+    """Open the camera and the preview page, and paint until the run ends.
 
     Raises:
-        InputError: if the camera or the page's port cannot be opened, or a file cannot be written.
+        InputError: if the camera or the port of the page cannot be opened, or a file cannot be written.
     """
     reset_peak()
     config, source = run.inputs.plan.config, run.inputs.plan.source
@@ -90,16 +93,16 @@ def _painted(run: ActiveRun) -> _Live:
         _log.info("preview: %s", preview.url)
         live = _Live(run.inputs, source, camera, preview, run.tracked, path)
         live.warm_up()
-        with _ended_by_signals() as ended:
+        with _stop_on_signal() as ended:
             write_video(path, live.frames(ended), codec, time_base=_TICK, rate=source.device.rate)
     return live
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[threading.Event]:
-    """An event that a signal sets, so that the video is written to its end; a second one interrupts as ever."""
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """Yield an event that the first signal sets, so that the video is completed; a second one interrupts as usual."""
     ended = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can handle signals
         yield ended
         return
     before = {number: signal.getsignal(number) for number in heeded()}
@@ -125,13 +128,13 @@ def _ended_by_signals() -> Iterator[threading.Event]:
 
 @dataclass
 class Pace:
-    """How many steps a frame may take, by what those before took.
+    """Chooses the number of steps of a frame from the time that earlier frames took.
 
     Attributes:
-        budget_ms: for a frame, all in all.
-        most: steps, however much time there is.
-        step_ms: expected of a step; the evaluation that a frame begins with counts as one.
-        other_ms: expected of all that is not the solver's.
+        budget_ms: the time that a frame may take altogether, in ms.
+        most: the largest number of steps, however much time there is.
+        step_ms: the expected time of a step, in ms. The evaluation at the start of a frame counts as a step.
+        other_ms: the expected time of everything else that is done for a frame, in ms.
     """
 
     budget_ms: float
@@ -141,12 +144,18 @@ class Pace:
 
     @property
     def steps(self) -> int:
-        """Of the next frame, at least 1."""
+        """The number of steps of the next frame, from 1 to `most`."""
         affordable = math.floor((self.budget_ms - self.other_ms) / self.step_ms) - 1
         return max(1, min(self.most, affordable))
 
     def learn(self, steps: int, solver_ms: float, frame_ms: float) -> None:
-        """Take in what a frame of so many steps took, in all and in the solver."""
+        """Update the expected times.
+
+        Args:
+            steps: the number of steps of the last frame.
+            solver_ms: the time that these steps took, in ms.
+            frame_ms: the time that the frame took altogether, in ms.
+        """
         step_ms, other_ms = solver_ms / (steps + 1), frame_ms - solver_ms
         share = 1.0 if math.isinf(self.step_ms) else _SMOOTHING
         self.step_ms = step_ms if share == 1.0 else self.step_ms + share * (step_ms - self.step_ms)
@@ -154,8 +163,16 @@ class Pace:
 
 
 @dataclass(frozen=True, eq=False)
-class _Painted:
-    """A frame as the camera gave it and at the run's size, its pastiche, and the time that the solver took for it."""
+class _PaintedFrame:
+    """A painted frame of a camera.
+
+    Attributes:
+        original: the frame at the size of the camera.
+        content: the frame at the size of the run.
+        pastiche: the painted frame.
+        solution: the result of the solver.
+        solver_ms: the time that the solver took, in ms.
+    """
 
     original: Levels
     content: Levels
@@ -165,10 +182,10 @@ class _Painted:
 
 
 class _Painter:
-    """Paints frame after frame, each following from the last as `video.mode` says.
+    """Paints one frame after another with the frame policy that `video.mode` names.
 
     Attributes:
-        most: steps that a frame may take, however much time there is.
+        most: the largest number of steps of a frame, however much time there is.
     """
 
     def __init__(self, inputs: Inputs, source: CameraSource) -> None:
@@ -177,7 +194,7 @@ class _Painter:
         self._memory = StyleMemory()
         self._previous: list[PreviousFrame] = []
         flows = Flows(video.estimator, folder=None, limit_mb=0)
-        # a frame further back is too far away in so few frames a second
+        # at the few frames per second of a live camera, frames further back have moved too far to be propagated
         self._policy = frame_policy(video, flows, distances=[1])
         self._first = SolverSetup.of(inputs)
         schedule = self._first.schedule
@@ -186,15 +203,15 @@ class _Painter:
         self.most = self._setup.schedule.steps
 
     def begin(self, snapshot: Snapshot, on_chunk: Callable[[Progress], None]) -> None:
-        """If frames start from the last: paint a first one like a picture, with all the time that takes."""
+        """Paint a first frame like a picture, without a time budget, if later frames start from it."""
         if not self._policy.follows:
             return
         content = self.resized(snapshot)
         solution = self._solved(self._entry(content), self._first, on_chunk)
         self._previous = [PreviousFrame(snapshot.index, content, to_uint8(solution.pastiche))]
 
-    def paint(self, snapshot: Snapshot, steps: int) -> _Painted:
-        """Paint a frame in at most so many steps."""
+    def paint(self, snapshot: Snapshot, steps: int) -> _PaintedFrame:
+        """Paint a frame in at most `steps` steps."""
         content = self.resized(snapshot)
         entry = self._policy.start(self._entry(content), snapshot.index, content, self._previous, own=None)
         started = time.monotonic()
@@ -203,10 +220,10 @@ class _Painter:
         solver_ms = 1000 * (time.monotonic() - started)
         if self._policy.follows:
             self._previous = [PreviousFrame(snapshot.index, content, pastiche)]
-        return _Painted(snapshot.levels, content, pastiche, solution, solver_ms)
+        return _PaintedFrame(snapshot.levels, content, pastiche, solution, solver_ms)
 
     def resized(self, snapshot: Snapshot) -> Levels:
-        """The frame at the run's size."""
+        """Resize a frame to the size of the run."""
         return self._source.resized(snapshot.levels, self._inputs.plan.config)
 
     def _entry(self, content: Levels) -> BatchEntry:
@@ -225,14 +242,15 @@ class _Painter:
 
 
 class _Live:
-    """The run while the camera is open.
+    """A run while its camera is open.
 
     Attributes:
-        rows: the numbers of each frame, for the trace; `step` counts the camera's frames from the first one taken.
-        seconds: that it was live.
-        dropped: frames of the camera that came between those painted.
-        last: the frame painted last.
-        path: of the video.
+        rows: the numbers of each painted frame, for the trace. `step` counts all frames of the camera, painted or not,
+            from the first painted one.
+        seconds: how long the run was live.
+        dropped: the number of frames that the camera gave meanwhile but that were not painted.
+        last: the frame that was painted last.
+        path: the file of the video.
     """
 
     def __init__(
@@ -247,15 +265,15 @@ class _Live:
         self.rows: list[dict[str, float]] = []
         self.seconds = 0.0
         self.dropped = 0
-        self.last: _Painted | None = None
+        self.last: _PaintedFrame | None = None
         self._seconds_wanted = inputs.plan.config.camera.seconds or math.inf
         self._painter = _Painter(inputs, source)
         self._pace = Pace(inputs.plan.config.camera.budget_ms, self._painter.most)
         self._camera, self._preview, self._tracked, self.path = camera, preview, tracked, path
-        self._shown: deque[float] = deque(maxlen=_RECENT)  # when the latest frames were
+        self._shown: deque[float] = deque(maxlen=_RECENT)  # the times at which the latest frames were shown
 
     def warm_up(self) -> None:
-        """Paint a first frame with all the time it takes, and compile what the next ones need."""
+        """Paint a first frame without a time budget, and compile the computation of the following frames."""
         first = self._camera.newest()
         content = self._painter.resized(first)
         size = content.shape[1], content.shape[0]
@@ -268,7 +286,11 @@ class _Live:
         self._painter.paint(self._camera.newest(), steps=1)
 
     def frames(self, ended: threading.Event) -> Iterator[tuple[int, Levels]]:
-        """Paint and show the newest frame, again and again: time stamps in units of `_TICK`, and pastiches."""
+        """Paint and show the newest frame again and again, and yield its time stamp in units of `_TICK` and pastiche.
+
+        Args:
+            ended: set from outside to end the run after the current frame.
+        """
         started, stamp, evaluations = time.monotonic(), -1, 0
         first: Snapshot | None = None
         with progress(None, "frame") as bar:
@@ -279,12 +301,12 @@ class _Live:
                 evaluations += painted.solution.evaluations
                 bar.update(steps_done=len(self.rows), loss=painted.solution.total_loss, evaluations=evaluations)
                 stamp = max(stamp + 1, round((snapshot.time - first.time) / _TICK))
-                yield stamp, painted.pastiche  # comes back when it is in the video
+                yield stamp, painted.pastiche  # continues here when the frame has been written to the video
                 self.seconds = time.monotonic() - started
                 self._pace.learn(painted.solution.steps, painted.solver_ms, 1000 * (time.monotonic() - taken))
 
     def _snapshots(self, ended: threading.Event) -> Iterator[tuple[Snapshot, int]]:
-        """The newest frame, and how many were dropped before it, until it is over; at least one."""
+        """Yield the newest frame and how many frames were dropped before it, until the run ends; at least once."""
         snapshot, dropped = self._camera.newest(), 0
         until = time.monotonic() + self._seconds_wanted
         while True:
@@ -299,8 +321,8 @@ class _Live:
                 return
             dropped = snapshot.index - before - 1
 
-    def _show(self, snapshot: Snapshot, index: int, painted: _Painted, dropped: int) -> None:
-        """Bring a frame to the page, and its numbers there, to the trace and to MLflow."""
+    def _show(self, snapshot: Snapshot, index: int, painted: _PaintedFrame, dropped: int) -> None:
+        """Show a frame on the page, and write its numbers to the page, the trace and MLflow."""
         picture = jpeg(_pair(painted.content, painted.pastiche))
         shown = time.monotonic()
         latency_ms = 1000 * (shown - snapshot.time)
@@ -315,7 +337,7 @@ class _Live:
 
     @property
     def _rate(self) -> float:
-        """Frames a second, of late."""
+        """The number of frames per second, over the latest frames."""
         spans = len(self._shown) - 1
         return spans / (self._shown[-1] - self._shown[0]) if spans else 0.0
 
@@ -324,8 +346,8 @@ def _pair(content: Levels, pastiche: Levels) -> Levels:
     return np.concatenate([content, pastiche], axis=1)
 
 
-def _numbers(painted: _Painted) -> dict[str, float]:
-    """What a frame took and came to, by the trace's names."""
+def _numbers(painted: _PaintedFrame) -> dict[str, float]:
+    """Return the losses and costs of a frame, named as in the trace."""
     solution = painted.solution
     return {
         "loss/total": solution.total_loss,
@@ -341,7 +363,7 @@ def _numbers(painted: _Painted) -> dict[str, float]:
 
 
 def _result(run: ActiveRun, live: _Live) -> Result:
-    """Picture, losses and measures are those of the last frame."""
+    """Return the result of the run, whose picture, losses and measures are those of the last frame."""
     assert live.last is not None
     folder, rows, solution = run.folder, live.rows, live.last.solution
     folder.write_trace({name: np.array([row[name] for row in rows]) for name in rows[0]})
@@ -369,8 +391,8 @@ def _result(run: ActiveRun, live: _Live) -> Result:
     )
 
 
-def _measures(inputs: Inputs, painted: _Painted) -> dict[str, float]:
-    """The measures of one frame, compared with what the camera gave: they do not depend on the run's size."""
+def _measures(inputs: Inputs, painted: _PaintedFrame) -> dict[str, float]:
+    """Measure one frame against the camera's frame at its original size, so that sizes can be compared."""
     plan = inputs.plan
     assert isinstance(plan.source, CameraSource)
     hashes = (hashlib.sha256(painted.original.tobytes()).hexdigest(), plan.hashes["style"])

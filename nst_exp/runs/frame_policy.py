@@ -1,4 +1,7 @@
-"""How a frame of a video or a camera follows from the painted frames before it: the options of `video=`."""
+"""Frame policies, which say how a frame of a video or a camera follows from the painted frames before it.
+
+They are the options of `video=`; `POLICIES` lists them.
+"""
 
 from __future__ import annotations
 
@@ -19,40 +22,39 @@ from nst_exp.transfer.terms import Anchor
 
 @runtime_checkable
 class FramePolicy(Protocol):
-    """How a frame follows from those before it.
+    """The interface of frame policies.
 
     Attributes:
-        follows: whether frames start from earlier ones, so that they have to be painted in order.
-        reach: how many painted frames have to be remembered.
+        follows: whether frames start from earlier ones, so that they must be painted in order.
     """
 
     follows: ClassVar[bool]
 
     @classmethod
     def of(cls, flows: Flows, distances: tuple[int, ...]) -> FramePolicy:
-        """The policy for a source with these flows; see `frame_policy`."""
+        """Return the policy for a source; see `frame_policy`."""
 
     @property
     def reach(self) -> int:
-        """See above."""
+        """The number of painted frames to remember for `start`; at least 1."""
 
     def start(
         self, entry: BatchEntry, index: int, content: Levels, previous: Sequence[PreviousFrame], own: Levels | None
     ) -> BatchEntry:
-        """Say where the solver starts for a frame, and what it is held to.
+        """Return `entry` with the initial picture and the anchor of the frame.
 
         Args:
-            entry: the frame by itself.
-            index: of the frame in the source.
-            content: the frame at the run's size, (H, W, 3).
-            previous: painted frames, the nearest first; none for the first frame.
-            own: what an earlier pass made of the frame; None in the first pass.
+            entry: the frame without any relation to other frames.
+            index: the index of the frame in the source.
+            content: the frame at the size of the run, of shape (H, W, 3).
+            previous: the painted frames before it, the nearest first; empty for the first frame.
+            own: the result of the previous pass for this frame; None in the first pass.
         """
 
 
 @dataclass(frozen=True)
 class Independent:
-    """Each frame by itself, as in Dey (2019)."""
+    """Paint each frame independently, as in Dey (2019)."""
 
     follows: ClassVar[bool] = False
     reach: int = 1
@@ -71,7 +73,7 @@ class Independent:
 
 @dataclass(frozen=True)
 class WarmStart:
-    """Each frame starts from the last picture as it is."""
+    """Start each frame from the unchanged result of the previous frame."""
 
     follows: ClassVar[bool] = True
     reach: int = 1
@@ -90,14 +92,14 @@ class WarmStart:
 
 @dataclass(frozen=True)
 class FlowGuided:
-    """Each frame starts from earlier pictures, carried along by optical flow, and is held to them.
+    """Start each frame from painted frames that are propagated by optical flow, and keep it close to them.
 
     Attributes:
-        flows: between the frames of the source.
-        distances: of the frames that are carried along, in frames painted.
+        flows: the optical flow between frames of the source.
+        distances: how many painted frames back each of the propagated frames is; 1 is the previous frame.
 
     References:
-        Ruder, Dosovitskiy, Brox (2016), Artistic style transfer for videos.
+        Ruder, Dosovitskiy, Brox (2016), Artistic Style Transfer for Videos.
     """
 
     follows: ClassVar[bool] = True
@@ -123,23 +125,25 @@ class FlowGuided:
             return entry if own is None else _from_picture(entry, own)
         distances = self.distances if own is None else (1,)
         propagated = propagate(self.flows.between, index, content, previous, distances)
-        return _held(entry, propagated if own is None else blended(propagated, own))
+        return _from_propagated(entry, propagated if own is None else blended(propagated, own))
 
 
 POLICIES: Mapping[str, type[FramePolicy]] = {"independent": Independent, "warm_start": WarmStart, "flow": FlowGuided}
 
 
 def frames_follow(video: VideoConfig) -> bool:
-    """Whether frames start from earlier ones."""
+    """Tell whether frames start from earlier ones, so that they must be painted in order."""
     return POLICIES[video.mode].follows
 
 
 def frame_policy(video: VideoConfig, flows: Flows, distances: Sequence[int]) -> FramePolicy:
-    """The policy that `video.mode` names.
+    """Return the policy that `video.mode` names.
 
     Args:
-        flows: between the frames of the source.
-        distances: of the frames that `video=flow` carries along, in frames painted.
+        video: the settings.
+        flows: the optical flow between frames of the source.
+        distances: for `video=flow`, how many painted frames back each of the propagated frames is, at least 1; one of
+            them must be 1.
     """
     return POLICIES[video.mode].of(flows, tuple(distances))
 
@@ -148,7 +152,7 @@ def _from_picture(entry: BatchEntry, picture: Levels) -> BatchEntry:
     return replace(entry, init_image=jnp.asarray(from_uint8(picture)))
 
 
-def _held(entry: BatchEntry, propagated: Propagated) -> BatchEntry:
+def _from_propagated(entry: BatchEntry, propagated: Propagated) -> BatchEntry:
     mask = jnp.asarray(propagated.mask, jnp.float32)[None, ..., None]
     anchor = Anchor(jnp.asarray(propagated.anchor)[None], mask)
     return replace(entry, init_image=jnp.asarray(propagated.init)[None], anchor=anchor)

@@ -1,4 +1,4 @@
-"""Runs of pictures: solved in a batch, then each is measured and written."""
+"""Runs of pictures, which are solved in a batch and then written and measured one by one."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from nst_exp.types import AnyImage
 
 @dataclasses.dataclass(frozen=True)
 class SolvedImage:
-    """A picture as the solver left it, and what it cost.
+    """A picture that has been solved but not written yet, and the costs of solving it.
 
     Attributes:
-        trace: a row for each step.
-        seconds: the picture's share of the time that its batch took.
-        peak_memory_mb: of the whole batch.
-        batch_size: pictures in the batch.
+        solution: the result of the solver.
+        trace: the losses of each step, with a row for each step.
+        seconds: the picture's equal share of the time that its batch took.
+        peak_memory_mb: the peak memory of the whole batch, in 10^6 bytes.
+        batch_size: the number of pictures in the batch.
     """
 
     solution: Solution
@@ -49,7 +50,7 @@ class ImageRuns:
         return SolverSetup.of(inputs)
 
     def solve(self, runs: Sequence[ActiveRun], within: Within) -> list[Outcome[SolvedImage]]:
-        """See `RunKind`; losses and pictures on the way are logged for each run."""
+        """See `RunKind`. The losses and intermediate pictures of each run are logged meanwhile."""
         inputs, count = runs[0].inputs, len(runs)
         setup = SolverSetup.of(inputs)
         journals = [_Journal(run, setup.schedule) for run in runs]
@@ -116,7 +117,7 @@ def _stop_if_all_failed(journals: Sequence[_Journal]) -> None:
 
 
 def _measures(inputs: Inputs, solution: Solution) -> dict[str, float]:
-    """Measure the picture as it is written: clipped and rounded to 8 bits."""
+    """Measure the picture as it is written to its file, clipped and rounded to 8 bits."""
     phase("measuring")
     plan, written = inputs.plan, jnp.asarray(to_uint8(solution.pastiche)[None], jnp.float32) / 255
     hashes = (plan.hashes["content"], plan.hashes["style"])
@@ -125,10 +126,10 @@ def _measures(inputs: Inputs, solution: Solution) -> dict[str, float]:
 
 
 class _Journal:
-    """What is written while a picture is solved: its trace, and pictures on the way.
+    """Writes and logs the trace and the intermediate pictures of a run while it is solved.
 
     Attributes:
-        failure: why something could not be written. The other pictures of the batch are solved all the same.
+        failure: holds the first error of writing or logging. It does not stop the other pictures of the batch.
     """
 
     def __init__(self, run: ActiveRun, schedule: Schedule) -> None:
@@ -139,12 +140,12 @@ class _Journal:
         self._snapshots = _snapshot_steps(schedule.steps, run.inputs.plan.config.tracking.snapshots)
 
     def begin(self) -> None:
-        """Write the initial picture; MLflow's image grid opens with it."""
+        """Write the initial picture, which is the first one of MLflow's image grid."""
         with self.failure.kept():
             self._keep(initial_image(self._schedule, _batch_entry(self._run.inputs)), 0)
 
     def add(self, chunk: Progress) -> None:
-        """Write the losses and the pictures of a chunk."""
+        """Log the losses of a chunk, and write its picture if a snapshot is due."""
         self._tables.append(_table(chunk))
         with self.failure.kept():
             self._run.tracked.log_trace(self._tables[-1])
@@ -152,7 +153,14 @@ class _Journal:
                 self._keep(chunk.best_image, self._snapshots.pop(0))
 
     def outcome(self, solved: Outcome[Solution], seconds: float, peak: float, batch_size: int) -> Outcome[SolvedImage]:
-        """The run's outcome, once the batch is solved."""
+        """Return the outcome of the run after its batch has been solved.
+
+        Args:
+            solved: the outcome of the solver.
+            seconds: as in `SolvedImage`.
+            peak: as `SolvedImage.peak_memory_mb`.
+            batch_size: as in `SolvedImage`.
+        """
         error = self.failure.error or solved.error
         if error is not None:
             return Outcome(error=error)
@@ -167,7 +175,7 @@ class _Journal:
 
 
 def _table(chunk: Progress) -> Table:
-    """The losses of every step of a chunk."""
+    """Return the losses of every step of a chunk as columns of the trace."""
     trace, count = chunk.trace, len(chunk.trace.totals)
     table = {"step": chunk.steps_done - count + 1 + np.arange(count), "loss/total": trace.totals}
     table |= {loss_column(name): row for name, row in trace.losses.items()}
@@ -176,5 +184,5 @@ def _table(chunk: Progress) -> Table:
 
 
 def _snapshot_steps(steps: int, snapshots: int) -> list[int]:
-    """`snapshots` steps spread evenly over a run, its end left out."""
+    """Return `snapshots` step numbers that are spread evenly over a run, without its last step."""
     return [steps * (index + 1) // (snapshots + 1) for index in range(snapshots)]

@@ -1,4 +1,4 @@
-"""A run's inputs, read: pictures, params, weights; and how its pictures are solved."""
+"""The inputs of a run, that is its pictures, params and weights, and the setup of the solver for them."""
 
 from __future__ import annotations
 
@@ -26,18 +26,22 @@ from nst_exp.transfer.stylize import Schedule, Stop, coarse_to_fine
 from nst_exp.transfer.terms import LossWeights
 from nst_exp.types import Image, NetworkParams, StyleImage
 
-_REMEMBERED_BYTES = 256e6  # of pictures on the device: 80 of 512 px
-_LEAST_SIDE = 16  # px; the shortest side that a picture may have
-_COARSEST = 128  # px; where coarse-to-fine begins ...
-_SINGLE_SCALE = 256  # px; ... for pictures larger than this
+_REMEMBERED_BYTES = 256e6  # of pictures that are kept on the device, enough for 80 pictures of 512 px
+_LEAST_SIDE = 16  # px, the shortest side that a picture may have
+_COARSEST = 128  # px, the size of the coarsest scale ...
+_SINGLE_SCALE = 256  # px, ... of pictures larger than this; smaller ones have a single scale
 
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """Everything a run needs, read and checked.
+    """Everything that a run needs, read and checked.
 
     Attributes:
-        content_image: the photograph, or the first frame of a video or a camera.
+        plan: the checked settings.
+        weights: the weights of the loss.
+        content_image: the photograph, or the first frame of a video or a camera, at the size of the run.
+        style_image: the painting, at the size of the run times `style_zoom`.
+        params: the params of all layers in use.
     """
 
     plan: Plan
@@ -48,10 +52,12 @@ class Inputs:
 
 
 def load(plan: Plan) -> Inputs:
-    """Read pictures and params.
+    """Read the pictures and params of a run.
+
+    Runs with the same pictures or params get the same objects, so that a batch stores them once.
 
     Raises:
-        InputError: if one of them cannot be read, or is too small.
+        InputError: if a file cannot be read, or a picture is too small for the network.
     """
     config = plan.config
     style_scale = config.loss.style_scale * (config.network.style_scale or 1.0)
@@ -68,10 +74,15 @@ def load(plan: Plan) -> Inputs:
 
 
 def _picture(name: str, sha256: str, path: Path, size: int, aspect: str, least: int) -> Image:
-    """A picture on the device, the same object for all runs that read it: a batch then holds it once.
+    """Read a picture to the device, or return the same object as an earlier call.
 
     Args:
-        sha256: of the file, for the contents behind a path may change.
+        name: the key that names the file, `content` or `style`, for messages.
+        sha256: the hash of the file, because its contents may change while the process runs.
+        path: the file.
+        size: the longest side in px.
+        aspect: the setting `aspect`.
+        least: the shortest side that is allowed, in px.
     """
     return remembered(
         _pictures,
@@ -84,7 +95,7 @@ _pictures: LRUCache[Hashable, Image] = LRUCache(_REMEMBERED_BYTES, getsizeof=lam
 
 
 def _load_params(plan: Plan) -> NetworkParams:
-    """The params of all layers in use, on the device."""
+    """Read the params of all layers in use to the device."""
     network = plan.objective.network
     layers = network.truncated(plan.objective.layers)
     return _params(
@@ -94,7 +105,7 @@ def _load_params(plan: Plan) -> NetworkParams:
 
 @functools.lru_cache(maxsize=2)
 def _params(sha256: str, source: ParamsSource, network: Network, layers: tuple[str, ...], cache: Path) -> NetworkParams:
-    """A network's params on the device, the same object for all runs that have these; `sha256` as of `_picture`."""
+    """Read params to the device, or return the same object as an earlier call; `sha256` is as for `_picture`."""
     return jax.device_put(load_params(source, network, layers, cache).params)
 
 
@@ -107,7 +118,14 @@ def _least_side(objective: Objective) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class SolverSetup:
-    """What pictures must have in common to be solved in one batch: what is compiled in, and the network's params."""
+    """The settings that pictures must have in common to be solved in one batch.
+
+    Attributes:
+        objective: the static part of the problem.
+        method: the optimisation method.
+        schedule: the scales and steps.
+        params_sha256: the hash of the network's params, which a batch shares.
+    """
 
     objective: Objective
     method: Method
@@ -116,13 +134,17 @@ class SolverSetup:
 
     @classmethod
     def of(cls, inputs: Inputs) -> SolverSetup:
-        """The setup for a picture, or for a video's frame that does not start from another one."""
+        """Return the setup for a picture, or for a frame of a video that does not start from another frame."""
         plan = inputs.plan
         return cls(plan.objective, plan.method, schedule_of(inputs), plan.hashes["params"])
 
     @classmethod
     def following(cls, inputs: Inputs) -> SolverSetup:
-        """The setup for a frame that starts from the frame before: at full size only, until it improves no more."""
+        """Return the setup for a frame that starts from an earlier frame.
+
+        Such a frame is solved at full size only, until it hardly improves any more: `video.steps`,
+        `video.improvement` and `video.window` take the place of `steps` and `stop`.
+        """
         plan, video = inputs.plan, inputs.plan.config.video
         assert video.steps is not None
         assert video.improvement is not None
@@ -130,14 +152,14 @@ class SolverSetup:
         _, height, width, _ = inputs.content_image.shape
         stop = Stop(video.improvement, video.window)
         schedule = dataclasses.replace(schedule_of(inputs), sizes=((height, width),), steps=video.steps, stop=stop)
-        # such a frame starts near its end, where the first step has a length of its own
+        # such a frame starts close to its optimum, so its first step has another length, if the solver has that option
         first_step = None if plan.config.solver.first_step is None else video.first_step
         method = solver_method(dataclasses.replace(plan.config.solver, first_step=first_step))
         return cls(plan.objective, method, schedule, plan.hashes["params"])
 
 
 def schedule_of(inputs: Inputs) -> Schedule:
-    """How a picture's work is laid out, coarse to fine."""
+    """Return the scales and steps of a picture."""
     config, objective = inputs.plan.config, inputs.plan.objective
     _, height, width, _ = inputs.content_image.shape
     coarsest = config.coarsest_size or (_COARSEST if config.size > _SINGLE_SCALE else config.size)
@@ -148,10 +170,13 @@ def schedule_of(inputs: Inputs) -> Schedule:
 
 @contextlib.contextmanager
 def out_of_memory_as_input_error(config: RunConfig) -> Iterator[None]:
-    """Report that the device is out of memory as something that a user can put right.
+    """Report that the device is out of memory as an error that the user can fix.
+
+    Args:
+        config: the settings, for the message.
 
     Raises:
-        OutOfMemoryError: instead of JAX's own error.
+        OutOfMemoryError: in place of JAX's error.
     """
     try:
         yield

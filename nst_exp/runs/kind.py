@@ -1,4 +1,4 @@
-"""The interface that images, videos and cameras share: `RunKind`."""
+"""`RunKind`, the interface of the three kinds of runs: images, videos and cameras."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ from nst_exp.records.result import Result
 from nst_exp.records.tracking import TrackedRun
 from nst_exp.runs.inputs import Inputs
 
-Within = Callable[[int], AbstractContextManager[object]]  # entered around work for the run with this index alone
+Within = Callable[[int], AbstractContextManager[object]]  # makes a context for work on the run with this index alone
 
 
 @dataclass(frozen=True)
 class ActiveRun:
-    """A run that has begun: what it is made from, and where it writes to."""
+    """A run that has begun.
+
+    Attributes:
+        inputs: the inputs that were read.
+        folder: the folder that the run writes to.
+        tracked: the MLflow run; if the run is not tracked, it ignores everything.
+    """
 
     inputs: Inputs
     folder: RunFolder
@@ -28,30 +34,36 @@ class ActiveRun:
 
 @runtime_checkable
 class RunKind(Protocol):
-    """How one kind of run is solved and finished; its module in this package has one as `KIND`.
+    """The interface of a kind of runs. The module of each kind in this package has an instance named `KIND`.
 
-    A run is solved together with others, in a batch, and finished alone. What solving returned for a run comes to
-    `finish` as an `Outcome`, so that one that failed does not stop the others.
+    Runs are solved together, in a batch, and finished one by one. `solve` returns an `Outcome` for each run, which
+    `finish` takes, so that a run that fails does not stop the others.
     """
 
     def batch_key(self, inputs: Inputs) -> Hashable:
-        """Runs with equal keys can be solved in one batch."""
+        """Return a key that is equal for runs that can be solved in one batch."""
 
     def solve(self, runs: Sequence[ActiveRun], within: Within) -> list[Outcome[Any]]:
-        """Solve runs of one `batch_key` together.
+        """Solve runs with equal batch keys together.
 
         Args:
-            within: entered around what is logged or written for one run alone.
+            runs: at least one.
+            within: returns a context, given the index of a run. It is entered whenever something is logged or written
+                for that run alone.
+
+        Returns:
+            The outcome of each run, in the order of `runs`.
 
         Raises:
-            InputError: if all of them failed, such as when the device is out of memory.
+            InputError: if all runs failed, such as when the device is out of memory.
         """
 
     def finish(self, run: ActiveRun, outcome: Outcome[Any]) -> Result:
-        """Write the picture or video, measure it, and write the result.
+        """Write the picture or video of a run, measure it, and write its result.
 
         Args:
-            outcome: of `solve` for this run.
+            run: one of the runs that were solved.
+            outcome: what `solve` returned for this run.
 
         Raises:
             InputError: if the run failed, or a file cannot be written.
@@ -59,6 +71,9 @@ class RunKind(Protocol):
 
 
 def run_kind(name: str) -> RunKind:
-    """The kind for a `Source.kind`, imported when it is needed: pictures need none of what reads video."""
+    """Return the kind of runs for a `Source.kind`.
+
+    Its module is imported only now, because runs of pictures need none of the modules that read videos.
+    """
     kind: RunKind = importlib.import_module(f"nst_exp.runs.{name}").KIND
     return kind

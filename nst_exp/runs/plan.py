@@ -1,4 +1,4 @@
-"""A run's plan: all that determines its result, checked before anything is read that costs time."""
+"""The plan of a run: the settings that determine its result, checked before slow inputs are read."""
 
 from __future__ import annotations
 
@@ -22,11 +22,16 @@ from nst_exp.transfer.objective import Objective
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All that determines the result, checked, but nothing read yet that costs time.
+    """Everything that determines the result of a run, checked; pixels and params have not been read yet.
 
     Attributes:
-        files: content (but for a camera's) and style.
-        hashes: SHA-256 of these and of the params.
+        config: the settings; `precision` is no longer `auto`.
+        source: the picture, video or camera to paint.
+        objective: the network, its layers and the distance between features.
+        method: the optimisation method.
+        style_layer_weights: the weight of each style layer by its canonical name, in the order of the objective.
+        files: the files of `content` and `style`; a camera has no `content`.
+        hashes: the SHA-256 of each of these files, and of the params as `params`.
     """
 
     config: RunConfig
@@ -39,19 +44,20 @@ class Plan:
 
     @property
     def params(self) -> dict[str, Any]:
-        """Every setting under its readable name."""
+        """Every setting under its readable name; see `nst_exp.records.record.params`."""
         return record.params(self.config, self.source.kind, self.objective.content_layers, self.style_layer_weights)
 
 
 def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
-    """Check all that can be checked without reading pixels, and hash what will be read.
+    """Check everything that can be checked without reading pixels, and hash the files that will be read.
 
     Args:
-        config: of the right types and ranges.
-        overrides: Hydra's; those that would have no effect are refused.
+        config: the settings, whose types and ranges have been checked.
+        overrides: the Hydra overrides of the run; those that would have no effect are refused.
 
     Raises:
-        InputError: on a layer that is not there, layer weights that do not fit, a file that cannot be read.
+        InputError: if the network has no such layer, the layer weights do not fit the layers, an override has no
+            effect, the device cannot be used, or a file or camera cannot be read.
     """
     config = _of_this_device(config)
     network = get_network(
@@ -76,16 +82,20 @@ def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
 
 
 def params_source(config: RunConfig) -> ParamsSource:
-    """Where the network's params come from."""
+    """Return the source of the network's params.
+
+    Raises:
+        InputError: if `params.path` begins with `~` and there is no such home folder.
+    """
     path = home_expanded(config.params.path) if config.params.path else None
     return ParamsSource(config.params.source, path, config.params.preprocessing, config.params.seed)
 
 
 def solver_method(solver: SolverConfig) -> Method:
-    """The method that `solver` describes.
+    """Return the optimisation method that the settings describe.
 
     Raises:
-        InputError: if the method does not take one of its options.
+        InputError: if the method does not accept the value of an option.
     """
     options = dataclasses.asdict(solver)
     method = METHODS[options.pop("name")]
@@ -93,7 +103,10 @@ def solver_method(solver: SolverConfig) -> Method:
 
 
 def _of_this_device(config: RunConfig) -> RunConfig:
-    """With the precision that `auto` stands for here; a device that JAX cannot use is refused whatever is given."""
+    """Replace `precision=auto` by the precision of this device.
+
+    The device is looked up even if a precision is given, so that a device that JAX cannot use is always refused.
+    """
     automatic = "float32" if backend() == "cpu" else "tf32"
     return dataclasses.replace(config, precision=automatic) if config.precision == "auto" else config
 
@@ -110,7 +123,7 @@ def _canonical(network: Network, name: str, layers: Iterable[str]) -> tuple[str,
 
 
 def _style_layer_weights(config: RunConfig, network: Network) -> dict[str, float]:
-    """The weight of each style layer by its canonical name, in the order of `style_layers`."""
+    """Return the weight of each style layer by its canonical name, in the order of `style_layers`."""
     layers = _canonical(network, "style_layers", config.style_layers)
     if config.style_layer_weights is not None:
         weights = dict(zip(layers, config.style_layer_weights, strict=True))
@@ -127,7 +140,7 @@ def _style_layer_weights(config: RunConfig, network: Network) -> dict[str, float
 
 
 def _refuse_idle(overrides: Sequence[str], kind: str) -> None:
-    """Refuse what says nothing of this kind of source; a group's choice may stand."""
+    """Refuse overrides that have no effect on this kind of source; the choice of a group is accepted."""
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if record.is_idle(key, kind):
@@ -137,7 +150,7 @@ def _refuse_idle(overrides: Sequence[str], kind: str) -> None:
 def _refuse_idle_weights(
     overrides: Sequence[str], config: RunConfig, network: Network, style_layer_weights: Mapping[str, float]
 ) -> None:
-    """Refuse a weight for a layer that is not in use: a sweep over it would be the same run many times."""
+    """Refuse the weight of a layer that is not in use, because a sweep over it would repeat the same run."""
     for override in overrides:
         table, _, layer = override.lstrip("+").partition("=")[0].partition(".")
         if table != "style_layer_weight":
@@ -150,7 +163,7 @@ def _refuse_idle_weights(
 
 
 def _files(config: RunConfig) -> dict[str, Path]:
-    """What will be read; a camera stands in for `content`."""
+    """Find the files to read; with `source=camera`, there is no file of `content`."""
     addresses = {"content": config.content, "style": config.style}
     if config.source == "camera":
         del addresses["content"]

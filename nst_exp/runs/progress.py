@@ -1,4 +1,4 @@
-"""How far a run or a sweep is: live bars on a terminal, plain log lines elsewhere."""
+"""The progress of runs and sweeps, shown as live bars on a terminal and as log lines elsewhere."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class SweepProgress:
-    """Counts the points of a sweep and estimates the time that is left.
+    """Counts the points of a sweep and estimates the remaining time.
 
     Args:
-        total: the number of points, None if it is not known.
-        done: the number of points done before.
+        total: the number of points; None if it is not known.
+        done: the number of points that were done before.
+
+    Attributes:
+        current: the sweep that is running in this process, if any.
     """
 
     current: ClassVar[SweepProgress | None] = None
@@ -38,7 +41,7 @@ class SweepProgress:
         """Count a point that has ended.
 
         Args:
-            solved: False if there was nothing to do for it, so that it says nothing of the time to come.
+            solved: False if there was nothing to do for it, so that it does not count for the remaining time.
         """
         self._done += 1
         self._solved += solved
@@ -48,10 +51,10 @@ class SweepProgress:
             _bars.show_sweep(self, self._done, self._total)
 
     def state(self, solving: float = 0.0) -> str:
-        """Such as "3 of 9, 2 min left".
+        """Return the progress as text, such as "3 of 9, 2 min left".
 
         Args:
-            solving: the points at work, each counted by the fraction of it that is solved.
+            solving: the sum over all points being solved of the fraction of each that is done.
         """
         if self._total is None:
             return f"{self._done} done"
@@ -63,11 +66,11 @@ class SweepProgress:
 
 
 class RunProgress:
-    """How far the solver is, with the loss and the evaluations a second.
+    """Shows how far the solver is, with the loss and the evaluations per second.
 
     Args:
-        steps: the number of steps, None if it is not known.
-        unit: what is counted.
+        steps: the number of steps; None if it is not known.
+        unit: the name of what is counted, such as `step` or `frame`.
         batch_size: the number of pictures that are solved together.
     """
 
@@ -77,7 +80,13 @@ class RunProgress:
         self._started = self._last = time.monotonic()
 
     def update(self, *, steps_done: int, loss: float, evaluations: int) -> None:
-        """Show the state after `steps_done` steps; log lines appear at most every ten seconds."""
+        """Show the state of the solver; log lines appear at most every ten seconds.
+
+        Args:
+            steps_done: the number of steps done so far.
+            loss: the total loss after the last step.
+            evaluations: the number of evaluations so far, of all pictures together.
+        """
         now = time.monotonic()
         if _bars is None and now - self._last < _SECONDS_BETWEEN_LINES:
             return
@@ -98,7 +107,7 @@ class RunProgress:
 
 
 class _Bars:
-    """A line for the sweep, if there is one, and a line for what is being done."""
+    """The bars on the terminal: one for the sweep, if there is one, and one for the current phase."""
 
     def __init__(self, console: Console) -> None:
         self._progress = Progress(
@@ -134,25 +143,30 @@ class _Bars:
             self._progress.update(self._sweep, state=state)
 
     def show(self, name: str, state: str, done: int, total: int | None) -> None:
-        """Show what is being done; a new name begins a new line with a clock of its own."""
+        """Show the current phase; a new name begins a new bar with its own clock."""
         if self._phase is None or name != self._phase_name:
             if self._phase is not None:
                 self._progress.remove_task(self._phase)
             self._phase = self._progress.add_task(name, total=total, state=state)
             self._phase_name = name
-            self._progress.refresh()  # at once: what follows may keep the interpreter busy
+            self._progress.refresh()  # now, because the following work may keep the interpreter busy
         self._progress.update(self._phase, completed=done, state=state)
 
 
-_bars: _Bars | None = None  # those on the terminal now
+_bars: _Bars | None = None  # the bars that are on the terminal now
 
 
 @contextlib.contextmanager
 def sweep_progress(total: int | None, done: int = 0) -> Iterator[SweepProgress]:
-    """Show how far a sweep is, see `SweepProgress`; what its runs do is shown below."""
+    """Show the progress of a sweep while the context is open, and below it that of its runs.
+
+    Args:
+        total: the number of points; None if it is not known.
+        done: the number of points that were done before.
+    """
     sweep = SweepProgress.current = SweepProgress(total, done)
     try:
-        with _shown():
+        with _with_bars():
             if _bars is not None:
                 _bars.show_sweep(sweep, done, total)
             yield sweep
@@ -162,16 +176,17 @@ def sweep_progress(total: int | None, done: int = 0) -> Iterator[SweepProgress]:
 
 @contextlib.contextmanager
 def run_progress() -> Iterator[None]:
-    """Show what a run does until this is left: its phases, see `phase`, and its steps, see `progress`."""
-    with _shown():
+    """Show the phases and the steps of a run while the context is open; see `phase` and `progress`."""
+    with _with_bars():
         yield
 
 
 def phase(name: str, *, logged: bool = True) -> None:
-    """Say what is done from now on, such as "measuring".
+    """Show what is being done from now on.
 
     Args:
-        logged: whether there is a log line where no bar is shown.
+        name: the phase, such as "measuring".
+        logged: whether to write a log line if no bars are shown.
     """
     if _bars is not None:
         _bars.show(name, "", 0, None)
@@ -181,15 +196,21 @@ def phase(name: str, *, logged: bool = True) -> None:
 
 @contextlib.contextmanager
 def progress(steps: int | None, unit: str = "step", batch_size: int = 1) -> Iterator[RunProgress]:
-    """Show the solver's progress over `steps` steps, see `RunProgress`; until the first of them it compiles."""
-    with _shown():
+    """Show the progress of the solver while the context is open; until the first update, it is "compiling".
+
+    Args:
+        steps: the number of steps; None if it is not known.
+        unit: the name of what is counted, such as `step` or `frame`.
+        batch_size: the number of pictures that are solved together.
+    """
+    with _with_bars():
         phase("compiling", logged=False)
         yield RunProgress(steps, unit, batch_size)
 
 
 @contextlib.contextmanager
-def _shown() -> Iterator[None]:
-    """Show bars, unless they are shown already, or the terminal or the verbosity is not for them."""
+def _with_bars() -> Iterator[None]:
+    """Show bars, unless they are shown already, the output is not an interactive terminal, or it is to be quiet."""
     global _bars
     console = OutputConsole(stderr=True)
     if _bars is not None or not (sys.stderr.isatty() and console.is_interactive and _log.isEnabledFor(logging.INFO)):
@@ -204,7 +225,7 @@ def _shown() -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """About how long: "40 s", "2 min", "3.5 h"."""
+    """Return a rounded duration as text, such as "40 s", "2 min" or "3.5 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

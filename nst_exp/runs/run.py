@@ -1,6 +1,7 @@
-"""A run's life, from its checked configuration to files on disk and records in MLflow.
+"""The life of a run, from its checked configuration to files on disk and records in MLflow.
 
-A run is prepared, begun, solved and finished. Only solving is done together, by runs with equal batch keys.
+A run is prepared, begun, solved and finished. Runs with equal batch keys are solved together; all other stages are
+done for one run at a time. `run_alone` does a single run from beginning to end.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class Origin:
     """Where a run comes from.
 
     Attributes:
-        name: for people.
-        overrides: Hydra's.
-        in_sweep: the run is a point of a sweep, which skips what is done.
-        parent: the sweep's MLflow run.
+        name: a readable name, for MLflow.
+        overrides: the Hydra overrides of the run.
+        in_sweep: whether the run is a point of a sweep, which skips finished points.
+        parent: the id of the MLflow run of the sweep, if there is one.
     """
 
     name: str
@@ -48,18 +49,22 @@ class Origin:
 
 
 class Run:
-    """One run: `prepare` makes it, the context begins and ends it in its folder and in MLflow, `finish` finishes it.
+    """One run, made by `Run.prepare`.
+
+    A run is a context manager: entering it begins the run in its folder and in MLflow, and leaving it with an error
+    marks the run as failed. `finish` completes the run, so nothing is left to do when the context is left after it.
 
     Example:
         run = Run.prepare(config, folder, origin)
-        with run:
-            (outcome,) = solve([run])
-            result = run.finish(outcome)
+        if run is not None:
+            with run:
+                (outcome,) = solve([run])
+                result = run.finish(outcome)
 
     Attributes:
-        description: the record that is written before the run begins.
-        inputs: what was read.
-        kind: how the run is solved and finished.
+        description: the record that is written when the run begins.
+        inputs: the inputs that were read.
+        kind: the kind of the run, which solves and finishes it.
     """
 
     def __init__(
@@ -74,17 +79,19 @@ class Run:
 
     @classmethod
     def prepare(cls, config: RunConfig, folder: Path, origin: Origin) -> Run | None:
-        """Check and read everything that the run needs.
+        """Check the settings and read the inputs of a run.
 
         Args:
             config: a checked configuration.
-            folder: exists; gets config.yaml, pastiche.png and result.json, each whole or not at all.
+            folder: an existing folder for the files of the run.
+            origin: where the run comes from.
 
         Returns:
-            The run; None if it is a point of a sweep that is finished already.
+            The run; None if it is a finished point of a sweep. If another run has the same result, its files are
+            copied to `folder`, and None is returned as well.
 
         Raises:
-            InputError: on anything that the user can put right.
+            InputError: if a setting or an input is wrong, or the folder holds the result of another run.
         """
         phase("reading", logged=False)
         plan = make_plan(config, origin.overrides)
@@ -99,12 +106,12 @@ class Run:
 
     @property
     def batch_key(self) -> Hashable:
-        """Runs with equal keys can be solved in one batch."""
+        """A key that is equal for runs that can be solved in one batch."""
         return self.inputs.plan.source.kind, self.kind.batch_key(self.inputs)
 
     @property
     def active(self) -> ActiveRun:
-        """The run within its context."""
+        """The run after it has begun; only available within its context."""
         assert self._active is not None
         return self._active
 
@@ -131,7 +138,7 @@ class Run:
         """Write and measure the picture or video, register the result, upload it, and end the run in MLflow.
 
         Args:
-            outcome: of `solve`.
+            outcome: what `solve` returned for this run.
 
         Raises:
             InputError: if solving failed, or a file cannot be written.
@@ -149,21 +156,46 @@ class Run:
         return result
 
     def log_link(self) -> None:
-        """Log how to open the finished run in MLflow."""
+        """Log how to open the finished run in MLflow; do nothing if it is not tracked."""
         if self._folder.tracked is not None:
             _log.info("in MLflow: %s", how_to_open(self._store, self._folder.tracked.run_id))
 
 
 @run_progress()
 def run_alone(config: RunConfig, folder: Path, origin: Origin) -> Result:
-    """Do one run: load, stylise, measure, save, track. A point of a sweep that is finished already is not done again.
+    """Do one run: read its inputs, solve it, write and measure the result, and track it in MLflow.
+
+    A point of a sweep that is finished already is not done again.
 
     Args:
         config: a checked configuration.
-        folder: exists; gets config.yaml, pastiche.png and result.json, each whole or not at all.
+        folder: an existing folder. The run writes config.yaml, pastiche.png, result.json and other files to it, each of
+            them atomically.
+        origin: where the run comes from.
+
+    Returns:
+        The result, which is also in result.json.
 
     Raises:
-        InputError: on anything that the user can put right.
+        InputError: if a setting or an input is wrong, the device is out of memory, a file cannot be written, or the
+            MLflow store cannot be reached.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from hydra import compose, initialize_config_dir
+        >>> from hydra.core.config_store import ConfigStore
+        >>> from nst_exp.conf_files import CONF
+        >>> from nst_exp.config import RunConfig, run_config
+        >>> from nst_exp.runs.run import Origin, run_alone
+        >>> ConfigStore.instance().store("schema", RunConfig)  # the types that conf/run.yaml is checked against
+        >>> overrides = ["network=tiny", "params=random", "evaluator=tiny", "size=64", "steps=20", "tracking=none"]
+        >>> with initialize_config_dir(str(CONF), version_base=None):
+        ...     config = run_config(compose("run", overrides))
+        >>> folder = Path("outputs/example")
+        >>> folder.mkdir(parents=True)
+        >>> result = run_alone(config, folder, Origin("example", overrides))
+        >>> result.steps, result.pastiche
+        (20, 'pastiche.png')
     """
     run = Run.prepare(config, folder, origin)
     if run is None:
@@ -180,19 +212,25 @@ def solve(runs: Sequence[Run], within: Within = contextlib.nullcontext) -> list[
     """Solve runs with equal batch keys together.
 
     Args:
-        within: entered, with a run's index, around what is done for that run alone.
+        runs: at least one, each within its context.
+        within: returns a context, given the index of a run. It is entered whenever something is logged or written for
+            that run alone.
 
     Returns:
-        For each run what `Run.finish` needs.
+        The outcome of each run, for `Run.finish`.
 
     Raises:
-        InputError: if the device is out of memory, or a file cannot be written.
+        InputError: if all runs failed, such as when the device is out of memory.
     """
     return runs[0].kind.solve([run.active for run in runs], within)
 
 
 def summary(measures: Mapping[str, float]) -> str:
-    """The measures that matter most, in a line."""
+    """Return the most important measures as one line of text.
+
+    Args:
+        measures: by name; missing ones are left out.
+    """
     better = ALL_MEASURES["score"].direction
     named = [(ALL_MEASURES[name], measures[name]) for name in ("score", "lpips", "style_distance") if name in measures]
     return ", ".join(
@@ -202,16 +240,16 @@ def summary(measures: Mapping[str, float]) -> str:
 
 
 def input_hashes(config: RunConfig) -> Mapping[str, str]:
-    """SHA-256 of content, style and params that a run of `config` would read.
+    """Return the SHA-256 of the content, the style and the params that a run of `config` would read.
 
     Raises:
-        InputError: as `run_alone`.
+        InputError: if a setting is wrong, or a file cannot be read.
     """
     return make_plan(config, ()).hashes
 
 
 def _is_done(description: Record, folder: RunFolder, registry: ResultRegistry, *, force: bool) -> bool:
-    """Whether `folder` holds this result; if another run has it, its files are copied to `folder`."""
+    """Tell whether `folder` holds the described result, after copying it from another run if one has it."""
     if folder.finished and folder.result.identity != description.identity:
         raise InputError(
             f"{str(folder.path)!r} holds the finished picture of other settings, inputs or params; "

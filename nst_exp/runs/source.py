@@ -1,4 +1,4 @@
-"""Where a run's content comes from: a picture, a video or a camera."""
+"""The sources of a run's content: picture files, video files and cameras."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nst_exp.media.kind import kind_of
 from nst_exp.media.sizes import fitted_size
 from nst_exp.types import Image
 
-if TYPE_CHECKING:  # pictures need none of what reads video
+if TYPE_CHECKING:  # runs of pictures do not import the modules that read videos
     from nst_exp.media.camera import Device
     from nst_exp.media.frame_conversion import Levels
     from nst_exp.media.video import Cut, VideoFile
@@ -25,22 +25,23 @@ if TYPE_CHECKING:  # pictures need none of what reads video
 
 @runtime_checkable
 class Source(Protocol):
-    """The content of a run, found and checked, but not read yet.
+    """The content of a run, which has been found and checked but not read yet.
 
     Attributes:
-        kind: `image`, `video` or `camera`: the name in records, and of the module of its `RunKind`.
-        repeatable: whether reading it again gives the same content.
+        kind: `image`, `video` or `camera`. This is the name in records and the name of the module of its `RunKind`.
+        repeatable: whether reading the source again gives the same content.
     """
 
     kind: ClassVar[str]
     repeatable: ClassVar[bool]
 
     def content_image(self, config: RunConfig, least: int, read_picture: Callable[[Path], Image]) -> Image:
-        """The photograph, or the first frame, at the run's size.
+        """Read the photograph or the first frame, at the size of the run.
 
         Args:
+            config: the settings of the run.
             least: the shortest side that is allowed, in px.
-            read_picture: reads a picture file at the run's size.
+            read_picture: reads a picture file at the size of the run.
 
         Raises:
             InputError: if there is no frame, or it is too small for the network or the codec.
@@ -49,7 +50,11 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A picture file."""
+    """A picture file.
+
+    Attributes:
+        path: the file.
+    """
 
     kind: ClassVar[str] = "image"
     repeatable: ClassVar[bool] = True
@@ -57,13 +62,17 @@ class ImageSource:
     path: Path
 
     def content_image(self, config: RunConfig, least: int, read_picture: Callable[[Path], Image]) -> Image:
-        """The photograph, see `Source`."""
+        """Read the photograph; see `Source`."""
         return read_picture(self.path)
 
 
 @dataclass(frozen=True)
 class VideoSource:
-    """A video file."""
+    """A video file.
+
+    Attributes:
+        file: the file, with what is known about its streams.
+    """
 
     kind: ClassVar[str] = "video"
     repeatable: ClassVar[bool] = True
@@ -71,11 +80,14 @@ class VideoSource:
     file: VideoFile
 
     def frame_size(self, config: RunConfig) -> tuple[int, int]:
-        """(width, height) in px of the painted frames; even where the codec needs that."""
+        """Return (width, height) of the painted frames in px.
+
+        They are even if a video is written by a codec that needs even sizes.
+        """
         return _fitted(self.file.size, config, encoded="video" in config.video.write)
 
     def content_image(self, config: RunConfig, least: int, read_picture: Callable[[Path], Image]) -> Image:
-        """The first frame, see `Source`."""
+        """Read the first frame; see `Source`."""
         from nst_exp.media.frame_conversion import resize
         from nst_exp.media.video import read_frames
 
@@ -90,7 +102,11 @@ class VideoSource:
 
 @dataclass(frozen=True)
 class CameraSource:
-    """A camera, which has been tried and works."""
+    """A camera that has been tried and works.
+
+    Attributes:
+        device: the camera, with the first frame that it gave.
+    """
 
     kind: ClassVar[str] = "camera"
     repeatable: ClassVar[bool] = False
@@ -98,30 +114,31 @@ class CameraSource:
     device: Device
 
     def frame_size(self, config: RunConfig) -> tuple[int, int]:
-        """(width, height) in px of the painted frames; even where the codec needs that."""
+        """Return (width, height) of the painted frames in px, which are even if the codec needs even sizes."""
         return _fitted(self.device.size, config, encoded=True)
 
     def content_image(self, config: RunConfig, least: int, read_picture: Callable[[Path], Image]) -> Image:
-        """The camera's first frame, see `Source`."""
+        """Return the frame that the camera gave when it was tried; see `Source`."""
         size = self.frame_size(config)
         _check_frame_size(f"camera.device={self.device.name!r}", config, size, 1, least)
         return jnp.asarray(from_uint8(self.resized(self.device.first, config)))
 
     def resized(self, levels: Levels, config: RunConfig) -> Levels:
-        """A frame of the camera at the run's size."""
+        """Resize a frame of the camera to the size of the run."""
         from nst_exp.media.frame_conversion import resize
 
         return resize(levels, self.frame_size(config))
 
 
 def open_source(config: RunConfig, content: Path | None) -> Source:
-    """Find and check the source that `config` names.
+    """Find and check the source that the settings name.
 
     Args:
-        content: the file; None with `source=camera`.
+        config: the settings of the run.
+        content: the file of `content`; None with `source=camera`.
 
     Raises:
-        InputError: if the video cannot be read, or there is no such camera.
+        InputError: if the video cannot be read, or the camera cannot be opened.
     """
     if content is None:
         from nst_exp.media.camera import find_camera
@@ -136,7 +153,7 @@ def open_source(config: RunConfig, content: Path | None) -> Source:
 
 
 def cut_of(config: RunConfig) -> Cut:
-    """Which frames of a video are taken."""
+    """Return which frames of a video the settings select."""
     from nst_exp.media.video import Cut
 
     return Cut(config.video.start, config.video.end, config.video.every)
@@ -147,7 +164,7 @@ def _fitted(stored: tuple[int, int], config: RunConfig, *, encoded: bool) -> tup
 
 
 def _check_frame_size(named: str, config: RunConfig, size: tuple[int, int], sides: int, least: int) -> None:
-    """Refuse frames that are too small, or that the codec cannot write with `sides` of them in a row."""
+    """Refuse frames that are too small, or of which the codec cannot write `sides` side by side."""
     from nst_exp.media.video_writer import check_writable
 
     codec, frames = config.video.codec, f"{size[0]}x{size[1]} px"

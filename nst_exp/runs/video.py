@@ -1,4 +1,7 @@
-"""Runs of one video, painted frame by frame together; frames that are painted are never painted again."""
+"""Runs of a video. All runs of a batch paint the same frame together, then the next one.
+
+Every painted frame is stored in a file at once, and frames that are stored already are not painted again.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +34,25 @@ from nst_exp.runs.source import cut_of
 from nst_exp.runs.video_files import Levels, VideoRun, finish_video, log_treatment, logged_values, write_videos
 from nst_exp.transfer.stylize import BatchEntry, Progress, Solution, entries_that_fit, stylize
 
-_Show = Callable[[float, int], None]  # a loss, and evaluations of the frames at work
+_Show = Callable[[float, int], None]  # shows a loss, and the evaluations of the frames being painted
 
-_MEMORY_SHARE = 0.8  # of the free memory, for the frames of a batch
+_MEMORY_SHARE = 0.8  # the fraction of the free memory that the frames of a batch may take
 
 
 @dataclass(frozen=True)
 class _BatchKey:
-    """What runs must have in common to be painted frame by frame together: the frames, and what is compiled in.
+    """The settings that runs of videos must have in common to be painted together.
 
     Attributes:
-        alone: for a frame that does not start from another one.
-        following: for a frame that does; None if none does.
-        max_batch_size: `video.max_batch_size`.
+        alone: the setup for a frame that does not start from another frame.
+        following: the setup for a frame that starts from another frame; None if no frame does.
+        content_sha256: the hash of the video file.
+        cut: the frames that are selected.
+        aspect: the setting `aspect`.
+        on_corrupt: the setting `video.on_corrupt`.
+        mode: the setting `video.mode`.
+        passes: the setting `video.passes`.
+        max_batch_size: the setting `video.max_batch_size`.
     """
 
     alone: SolverSetup
@@ -69,10 +78,10 @@ class VideoRuns:
         return _BatchKey(SolverSetup.of(inputs), following, *frames, video.mode, video.passes, video.max_batch_size)
 
     def solve(self, runs: Sequence[ActiveRun], within: Within) -> list[Outcome[None]]:
-        """Paint a frame of all runs in a batch, then the next; see `RunKind`.
+        """Paint a frame of all runs in a batch, then the next one; see `RunKind`.
 
-        Frames that an earlier run with the same settings has painted are taken over. Whatever stops this, a video of
-        the frames painted so far is left.
+        Frames that an earlier run with the same settings has painted are taken over. If the runs are stopped, for
+        whatever reason, videos of the frames painted so far are written.
         """
         reset_peak()
         videos = [VideoRun(run) for run in runs]
@@ -92,7 +101,7 @@ class VideoRuns:
         return [Outcome(error=painter.failure.error) for painter in painters]
 
     def finish(self, run: ActiveRun, outcome: Outcome[None]) -> Result:
-        """See `RunKind`; of a run that failed, a video of the painted frames is left."""
+        """See `RunKind`. For a run that failed, a video of the painted frames is written."""
         video = VideoRun(run)
         if outcome.error is not None:
             with contextlib.suppress(InputError):  # the failure is the one to report
@@ -106,12 +115,13 @@ KIND = VideoRuns()
 
 @dataclass
 class _Painter:
-    """A run while it is painted.
+    """A run while its frames are painted.
 
     Attributes:
-        within: entered around what is logged or written for this run alone.
-        previous: frames painted in this pass, the last first.
-        failure: why it is not continued.
+        video: the run.
+        within: makes a context for logging or writing for this run alone.
+        previous: the frames painted last in this pass, the latest first.
+        failure: holds the first error of the run, which is not continued then.
     """
 
     video: VideoRun
@@ -125,7 +135,7 @@ class _Painter:
 
 
 def _paint_pass(painters: Sequence[_Painter], pass_: int) -> None:
-    """Paint all frames once, in an even pass from the last to the first."""
+    """Paint all frames once; passes with an even number go from the last frame to the first."""
     video, done, spent = painters[0].video, 0, 0
     for painter in painters:
         painter.previous = deque(maxlen=painter.policy.reach)
@@ -152,7 +162,7 @@ def _continuing(painters: Sequence[_Painter]) -> list[_Painter]:
 
 
 def _frames_at_once(video: VideoRun, runs: int) -> int:
-    """How many frames of each run are solved in one batch: only independent ones can be."""
+    """Return how many frames of each run are solved in one batch; 1 unless frames are independent."""
     if video.policy.follows:
         return 1
     max_batch_size = video.config.video.max_batch_size
@@ -169,7 +179,7 @@ def _batches(frames: Iterator[Frame], size: int) -> Iterator[list[Frame]]:
 
 
 def _in_order(video: VideoRun, pass_: int) -> Iterator[Frame]:
-    """The source's frames in the order of a pass; those of an even one from copies that the first pass made."""
+    """Yield the frames of the source in the order of a pass; even passes read copies that the first pass made."""
     kept = Frames(video.frames.folder / "source")
     if pass_ % 2 == 0:
         for index in reversed(kept.indices(1)):
@@ -186,10 +196,10 @@ def _in_order(video: VideoRun, pass_: int) -> Iterator[Frame]:
 
 
 def _paint(painters: Sequence[_Painter], pass_: int, batch: Sequence[Frame], show: _Show) -> int:
-    """Paint those frames that are not painted yet, all in one batch; store each with its numbers.
+    """Paint the frames that are not painted yet in one batch, and store each of them with its numbers.
 
     Returns:
-        Evaluations.
+        The number of evaluations.
     """
     todo = [
         (painter, frame)
@@ -212,7 +222,7 @@ def _paint(painters: Sequence[_Painter], pass_: int, batch: Sequence[Frame], sho
 
 
 def _numbers(solution: Solution, pts: int, seconds: float, batch_size: int) -> dict[str, float]:
-    """The numbers that are stored with a frame's picture."""
+    """Return the numbers that are stored with a painted frame."""
     return {
         "loss/total": solution.total_loss,
         **{loss_column(name): value for name, value in solution.losses.items()},
@@ -241,7 +251,7 @@ def _solved(todo: Sequence[tuple[_Painter, Frame]], pass_: int, show: _Show) -> 
 
 
 def _entries(todo: Sequence[tuple[_Painter, Frame]]) -> list[BatchEntry]:
-    """Each frame by itself; the same frame of several runs is the same object."""
+    """Make an entry for each frame, without initial pictures; several runs share the object of the same frame."""
     frames = {frame.index: frame.levels for _, frame in todo}
     images = {index: jnp.asarray(from_uint8(levels)) for index, levels in frames.items()}
     inputs = [(painter.video.inputs, images[frame.index]) for painter, frame in todo]
@@ -249,13 +259,13 @@ def _entries(todo: Sequence[tuple[_Painter, Frame]]) -> list[BatchEntry]:
 
 
 def _started(entry: BatchEntry, painter: _Painter, frame: Frame, pass_: int) -> BatchEntry:
-    """The entry with the start that the run's policy gives it."""
+    """Return the entry with the initial picture and anchor that the frame policy of its run chooses."""
     own = painter.video.frames.levels(pass_ - 1, frame.index) if pass_ > 1 else None
     return painter.policy.start(entry, frame.index, frame.levels, painter.previous, own)
 
 
 def _remember(painter: _Painter, pass_: int, frame: Frame, done: int) -> None:
-    """Remember a painted frame for later ones, and in the last pass log it."""
+    """Remember a painted frame for the following frames and, in the last pass, log it."""
     levels = painter.video.frames.levels(pass_, frame.index)
     painter.previous.appendleft(PreviousFrame(frame.index, frame.levels, levels))
     if pass_ == painter.video.config.video.passes:
@@ -264,7 +274,7 @@ def _remember(painter: _Painter, pass_: int, frame: Frame, done: int) -> None:
 
 
 def _log_frame(video: VideoRun, pass_: int, index: int, done: int, levels: Levels) -> None:
-    """Log the frame's numbers over its index, and some frames as pictures."""
+    """Log the numbers of a frame with its index as the step, and its picture if a snapshot is due."""
     numbers = logged_values(video.frames.numbers(pass_, index))
     video.run.tracked.log_trace(
         {"step": np.array([index])} | {name: np.array([value]) for name, value in numbers.items()}

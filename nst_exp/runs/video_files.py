@@ -1,4 +1,4 @@
-"""The files of a video's run: frames, painted or not, the videos made of them, their measures and the result."""
+"""The files of a run of a video: its frames, the videos made from them, their measures, and the result."""
 
 from __future__ import annotations
 
@@ -45,12 +45,16 @@ Levels = npt.NDArray[np.uint8]
 
 _log = logging.getLogger(__name__)
 
-_MEASURED = 8  # frames, spread over the video, whose measures are averaged
+_MEASURED = 8  # the number of frames, spread evenly over the video, whose measures are averaged
 
 
 @dataclass(frozen=True)
 class VideoRun:
-    """A run of a video: its source, its painted frames, and how frames follow from one another."""
+    """A run of a video, with its source, its painted frames and its frame policy.
+
+    Attributes:
+        run: the run, which has begun.
+    """
 
     run: ActiveRun
 
@@ -70,7 +74,7 @@ class VideoRun:
 
     @property
     def file(self) -> VideoFile:
-        """The source's file."""
+        """The video file of the source."""
         return self.source.file
 
     @property
@@ -80,20 +84,20 @@ class VideoRun:
 
     @property
     def count(self) -> int | None:
-        """How many frames are taken, as far as the file says."""
+        """The number of selected frames; None if the file does not tell how many it has."""
         return cut_of(self.config).count(self.file.frames)
 
     @property
     def frames(self) -> Frames:
-        """Those painted so far."""
+        """The frames that are painted so far."""
         return Frames(self.run.folder.path / FRAMES)
 
     @cached_property
     def flows(self) -> Flows:
-        """The flows between the source's frames, at the run's size."""
+        """The optical flow between frames of the source, at the size of the run."""
         plan, video = self.inputs.plan, self.config.video
         width, height = self.frame_size
-        # flows must not outlive the code that made them, or the frames that they are between
+        # stored flows are not used by another version of the estimator, or for frames that another decoder reads
         code = f"{estimator_version(video.estimator)}, {decoders_version()}"
         code = hashlib.sha256(code.encode()).hexdigest()[:12]
         name = f"{plan.hashes['content'][:32]}-{width}x{height}-{video.estimator}-{code}-{RESULTS_VERSION}"
@@ -102,24 +106,27 @@ class VideoRun:
 
     @cached_property
     def policy(self) -> FramePolicy:
-        """How frames follow from one another."""
+        """The policy that says how frames follow from one another."""
         return frame_policy(self.config.video, self.flows, self.config.video.reach)
 
     def source_frames(self) -> Iterator[Frame]:
-        """One after the other, at the run's size."""
+        """Read the selected frames one after the other, at the size of the run."""
         for frame in self.original_frames():
             yield self.resized(frame)
 
     def original_frames(self) -> Iterator[Frame]:
-        """One after the other, at the source's own size."""
+        """Read the selected frames one after the other, at the size of the source."""
         return read_frames(self.file, cut_of(self.config), on_corrupt=self.config.video.on_corrupt, name="content")
 
     def resized(self, frame: Frame) -> Frame:
-        """The frame at the run's size."""
+        """Resize a frame to the size of the run."""
         return replace(frame, levels=resize(frame.levels, self.frame_size))
 
     def open(self) -> None:
-        """Begin, or resume with the frames that another run with the same settings has left.
+        """Open the folder of painted frames.
+
+        Frames that this run or another run with the same settings has painted before are kept or copied, so that the
+        video is resumed. With `force=true`, no frames are copied from other runs.
 
         Raises:
             InputError: if the folder cannot be written.
@@ -135,7 +142,10 @@ class VideoRun:
 
 
 def log_treatment(video: VideoRun) -> None:
-    """Say in one log line what is unusual about the source and what becomes of its sound; a loss is a warning."""
+    """Log in one line how an unusual source is treated and what happens to its sound.
+
+    The line is a warning if the sound will lose something.
+    """
     source = _sound_of(video)
     plan = plan_sound(source, CODECS[video.config.video.codec].suffix) if source else None
     words = (*video.file.treatment, *(plan.words if plan else ()))
@@ -145,19 +155,21 @@ def log_treatment(video: VideoRun) -> None:
 
 
 def _sound_of(video: VideoRun) -> VideoFile | None:
-    """The source if its sound goes along, which animations cannot hold."""
+    """Return the source if its sound is to be kept, None otherwise; animations cannot hold any sound."""
     wanted = video.config.video.sound and video.file.has_sound and not CODECS[video.config.video.codec].animation
     return video.file if wanted else None
 
 
 def finish_video(video: VideoRun) -> Result:
-    """Write the videos that are asked for, measure them, and write the result.
+    """Write the videos that `video.write` names, measure them, and write the result.
+
+    The painted frames are removed at the end unless `video.write` names them.
 
     Raises:
         InputError: if the source cannot be read again, or a file cannot be written.
     """
     result = _result(video, write_videos(video))
-    video.run.folder.finish(result)  # first: with it, the frames are no longer needed
+    video.run.folder.finish(result)  # before the frames are removed, which an unfinished run would need to resume
     if "frames" not in video.config.video.write:
         video.frames.remove()
     return result
@@ -167,7 +179,10 @@ def finish_video(video: VideoRun) -> Result:
 
 
 def write_videos(video: VideoRun) -> dict[str, Path]:
-    """Write the videos that `video.write` names, of the frames painted so far, and the trace.
+    """Write the trace, and the videos that `video.write` names, of the frames painted so far.
+
+    Returns:
+        The files of the videos by product, `video` or `side_by_side`; empty if no frame is painted.
 
     Raises:
         InputError: if the source cannot be read to its end, or a file cannot be written.
@@ -195,7 +210,7 @@ def _write(
     sound: VideoFile | None,
     ending: Ending,
 ) -> None:
-    """Write pictures with sound, or if that fails without."""
+    """Write a video with the sound of `sound` or, if that fails, without any sound."""
     file, settings = video.file, video.config.video
     write = partial(write_video, path, codec=CODECS[settings.codec], time_base=file.time_base, end=ending.pts)
     rate = Fraction(file.rate / settings.every)
@@ -214,12 +229,12 @@ def _ending(video: VideoRun, pass_: int) -> Ending:
     pts = int(video.frames.numbers(pass_, index)["pts"])
     try:
         return ending_of(file, pts, video.config.video.every)
-    except OSError:  # the source is gone, which may not cost what is painted
+    except OSError:  # the source has been removed, but a video of the painted frames can still be written
         return Ending(pts + max(1, round(1 / (file.rate * file.time_base))), of_source=False)
 
 
 def _finished_pass(video: VideoRun) -> int:
-    """The last pass that has painted anything; an unfinished video is made of it."""
+    """Return the last pass that has painted a frame; the video is made from its frames."""
     passes = range(video.config.video.passes, 0, -1)
     return next((pass_ for pass_ in passes if video.frames.indices(pass_)), 1)
 
@@ -244,7 +259,7 @@ def _write_trace(video: VideoRun, pass_: int) -> None:
 
 
 def logged_values(numbers: Mapping[str, float]) -> dict[str, float]:
-    """A frame's numbers without those that only writing the video needs."""
+    """Return the numbers of a frame that are logged, without those that are only needed to write the video."""
     return {name: value for name, value in numbers.items() if name not in ("pts", "batch_size")}
 
 
@@ -281,7 +296,7 @@ def _result(video: VideoRun, files: Mapping[str, Path]) -> Result:
 
 
 def _mean_losses(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each loss over the frames that have it: the first frame has no temporal loss."""
+    """Return the mean of each loss over the frames that have it; the first frame has no temporal loss."""
     names = dict.fromkeys(name for row in rows for name in row if name.startswith("loss"))
     means = {name: float(np.mean([row[name] for row in rows if name in row])) for name in names}
     return {
@@ -292,7 +307,7 @@ def _mean_losses(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def _measures(video: VideoRun) -> dict[str, float]:
-    """The mean measures of single frames, and the measures of the video as it moves."""
+    """Return the measures of single frames, averaged over some of them, and the temporal measures of the video."""
     phase("measuring")
     frames, pass_ = video.frames, video.config.video.passes
     indices = frames.indices(pass_)
@@ -320,7 +335,7 @@ def _add(steadiness: Steadiness, flows: Flows, before: tuple[int, FramePair], af
 
 
 def _frame_measures(inputs: Inputs, frame: Frame, painted: FramePair) -> dict[str, float]:
-    """The measures of one frame, compared with the source's frame at its own size, whatever the video's size is."""
+    """Measure one frame against the source's frame at its original size, so that video sizes can be compared."""
     plan = inputs.plan
     hashes = (plan.hashes["content"], plan.hashes["style"])
     pair = Pair(plan.files["content"], plan.files["style"], hashes, plan.config.aspect, frame.index, frame.levels)

@@ -1,1 +1,1 @@
-"""The mathematics of style transfer: losses, objective, solvers, coarse to fine."""
+"""The mathematics of style transfer: losses, the objective, solvers, and the coarse-to-fine schedule."""

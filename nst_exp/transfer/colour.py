@@ -1,4 +1,4 @@
-"""A photograph in the colours of a painting: where a descent can set out from."""
+"""Transfer of colours from a painting to a photograph, which gives the initial picture of `init=colours`."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ from jaxtyping import Array, Float
 
 from nst_exp.types import AnyImage
 
-_LEAST = 1e-6  # variance of a colour that a picture lacks, of pixel range [0, 1]
+_LEAST = 1e-6  # added to each variance of pixels in [0, 1], so that pictures with a single colour can be mapped too
 
 
 @jax.jit
 def recoloured(content_image: AnyImage, style_image: AnyImage) -> AnyImage:
-    """`content_image` by the linear map that gives it the mean and the covariance of the colours of `style_image`.
+    """Give `content_image` the colours of `style_image`.
 
-    Of all such maps the one that moves colours least (Monge, Kantorovich); clipped to [0, 1].
+    The colours are mapped linearly, so that their mean and covariance become those of `style_image`. Of all such
+    maps, this is the Monge-Kantorovich map, which changes colours least.
+
+    Args:
+        content_image: the photograph, with pixels in [0, 1].
+        style_image: the painting, with pixels in [0, 1]; it may have another size.
+
+    Returns:
+        The recoloured photograph, clipped to [0, 1].
 
     References:
-        Pitie, Kokaram (2007), The Linear Monge-Kantorovitch Linear Colour Mapping, section 4; Gatys et al. (2017),
-        Controlling Perceptual Factors in Neural Style Transfer, section 5.1, recolours the painting instead.
+        Pitie, Kokaram (2007), The Linear Monge-Kantorovitch Linear Colour Mapping, section 4. Gatys et al. (2017),
+        Controlling Perceptual Factors in Neural Style Transfer, section 5.1, recolour the painting instead.
     """
     colours, goal = (image.reshape(-1, 3) for image in (content_image, style_image))
     own, wanted = (jnp.cov(pixels.T) + _LEAST * jnp.eye(3) for pixels in (colours, goal))
@@ -30,5 +38,6 @@ def recoloured(content_image: AnyImage, style_image: AnyImage) -> AnyImage:
 
 
 def _power(covariance: Float[Array, "3 3"], exponent: float) -> Float[Array, "3 3"]:
+    """Raise a symmetric positive semidefinite matrix to a power."""
     values, vectors = jnp.linalg.eigh(covariance)
     return (vectors * jnp.maximum(values, _LEAST**2) ** exponent) @ vectors.T

@@ -1,7 +1,7 @@
 """The losses of neural style transfer, as pure functions of arrays.
 
-Each distance comes in two normalisations: `mean_squared_error`, the raw loss of most programs, and
-`relative_error`, dimensionless, so that a weight means the same for every picture, layer and network.
+There are two distances between features. `mean_squared_error` is the loss of most style transfer programs.
+`relative_error` is dimensionless, so that a weight means the same for every picture, layer and network.
 """
 
 from __future__ import annotations
@@ -16,15 +16,33 @@ from jaxtyping import Array, Float
 
 from nst_exp.types import FeatureMap, GramMatrix, Image, Scalar
 
-SILENT = 1e-10  # root mean square below which a target is rounding error only
-_WIDE = 1024  # channels, 4 MB of gradient: two products took 0.5 to 0.8 of the time there, 0.15 at 2048 (two CPU cores)
+SILENT = 1e-10  # root mean square below which a target consists of rounding errors only
+# The number of channels from which two products are faster than one product and a transposition. On two CPU cores they
+# took 0.5 to 0.8 of the time with 1024 channels (a gradient of 4 MB), and 0.15 with 2048.
+_WIDE = 1024
 
 
 def gram_matrix(feature_map: FeatureMap) -> GramMatrix:
-    """Correlations of channels, `F^T F / (H W C)` with F the (H W, C) matrix of features.
+    """Compute the correlations between the channels of a feature map.
 
-    The normalisation is the article's; Gatys et al. divide the loss by `4 N^2 M^2` instead. Accumulated in
-    float32 at full precision whatever the device: TF32 loses three digits here.
+    The Gram matrix is `F^T F / (H W C)`, where F is the matrix of features with a row for each of the H W positions
+    and a column for each of the C channels. This is the normalisation of Dey (2019); Gatys et al. divide the loss by
+    `4 N^2 M^2` instead. The product is computed in full float32 precision on every device, because TF32 would lose
+    three digits here.
+
+    Args:
+        feature_map: features of one picture, of shape (1, H, W, C).
+
+    Returns:
+        The symmetric Gram matrix, of shape (C, C).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nst_exp.transfer.losses import gram_matrix
+        >>> feature_map = jnp.array([1.0, 0.0, 2.0, 4.0]).reshape(1, 2, 1, 2)  # two positions, two channels
+        >>> gram_matrix(feature_map)
+        Array([[1.25, 2.  ],
+               [2.  , 4.  ]], dtype=float32)
 
     References:
         Gatys, Ecker, Bethge (2016), Image Style Transfer Using CNNs, section 2.2.
@@ -43,7 +61,7 @@ def _products_forward(features: Array) -> tuple[Array, Array]:
 
 
 def _products_backward(features: Array, gradient: Array) -> tuple[Array]:
-    """`F (g + g^T)` in one product; in two where a matrix is so wide that adding its transpose takes longer."""
+    """Compute `F (g + g^T)` in one product or, where the sum takes longer than a product, in two."""
     product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
     if features.shape[1] >= _WIDE:
         return (product(features, gradient) + product(gradient, features.T).T,)
@@ -54,26 +72,35 @@ _products.defvjp(_products_forward, _products_backward)
 
 
 def mean_squared_error(values: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Scalar:
-    """`mean((x - t)^2)`, in squared units of `values`."""
+    """Return `mean((x - t)^2)`, in the squared unit of `values`.
+
+    Args:
+        values: the features or Gram matrix `x` of the pastiche.
+        target: the features or Gram matrix `t` to compare with.
+    """
     return jnp.mean(jnp.square(values - target))
 
 
 def relative_error(values: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Scalar:
-    """`||x - t||^2 / ||t||^2`: 0 where they agree, 1 at x = 0; dimensionless.
+    """Return `||x - t||^2 / ||t||^2`, which is dimensionless: 0 if `x` equals `t`, and 1 if `x` is 0.
 
-    A silent target (a layer without any response to a flat picture) has no size to be relative to. Its distance is
-    the mean square of `x - t` instead, which is finite and has finite gradients.
+    A target whose root mean square is below `SILENT`, such as the response of a layer to a flat picture, has no size
+    to divide by. The mean square of `x - t` is returned for it instead, which is finite and has finite gradients.
+
+    Args:
+        values: the features or Gram matrix `x` of the pastiche.
+        target: the features or Gram matrix `t` to compare with.
     """
     size, silent = jnp.sum(jnp.square(target)), target.size * SILENT**2
     return jnp.sum(jnp.square(values - target)) / jnp.where(size > silent, size, target.size)
 
 
 class Distance(NamedTuple):
-    """How far features are from their target.
+    """A distance between features and their target, as an option of the setting `loss`.
 
     Attributes:
-        between: the distance of values from a target of the same shape.
-        normalise_layers: whether the weights of style layers are divided by their sum.
+        between: computes the distance between values and a target of the same shape.
+        normalise_layers: whether the weights of the style layers are divided by their sum.
     """
 
     between: Callable[[Array, Array], Scalar]
@@ -87,11 +114,17 @@ DISTANCES = {
 
 
 def total_variation(image: Image) -> Scalar:
-    """Mean square of the differences between neighbouring pixels, down plus across; pixels in [0, 1].
+    """Return the mean square of the differences between neighbouring pixels.
+
+    The means over vertical and over horizontal neighbours are added. They are means rather than sums, so that the
+    loss does not grow with the picture.
+
+    Args:
+        image: the pastiche, with pixels in [0, 1]; at least two pixels high and wide.
 
     References:
-        Mahendran, Vedaldi (2015), Understanding Deep Image Representations by Inverting Them, section 2.2,
-        with beta = 2, and a mean in place of the sum so that it does not grow with the picture.
+        Mahendran, Vedaldi (2015), Understanding Deep Image Representations by Inverting Them, section 2.2, with
+        beta = 2.
     """
     down = jnp.square(image[:, 1:] - image[:, :-1])
     across = jnp.square(image[:, :, 1:] - image[:, :, :-1])
@@ -99,19 +132,25 @@ def total_variation(image: Image) -> Scalar:
 
 
 def out_of_range(image: Image) -> Scalar:
-    """Mean square of how far pixels lie outside [0, 1]: what clipping will take away when a file is written."""
+    """Return the mean square of the part of each pixel that lies outside [0, 1].
+
+    Writing a file clips that part away.
+    """
     return jnp.mean(jnp.square(image - jnp.clip(image, 0.0, 1.0)))
 
 
 def temporal(image: Image, anchor: Image, mask: Float[Array, "1 height width 1"]) -> Scalar:
-    """Mean square of the differences from what is expected of a frame, where that is known; pixels in [0, 1].
+    """Return the mean square of the differences between a frame and its anchor, where the mask is 1.
+
+    The mean is taken over all pixels, masked or not.
 
     Args:
-        anchor: earlier pictures of the video, each carried along by optical flow.
-        mask: 1 where the anchor holds, 0 where nothing is known (disoccluded, at edges of motion).
+        image: the painted frame, with pixels in [0, 1].
+        anchor: earlier painted frames, warped by optical flow to the position of this frame.
+        mask: 1 where the anchor is valid, 0 where it is not, such as in disoccluded areas and at edges of motion.
 
     References:
-        Ruder, Dosovitskiy, Brox (2016), Artistic Style Transfer for Videos, equation 7, over all pixels; with the
-        nearest earlier frame that shows a pixel as the anchor there, equation 9 (long-term) is this sum, too.
+        Ruder, Dosovitskiy, Brox (2016), Artistic Style Transfer for Videos, equation 7. If the anchor of each pixel
+        comes from the nearest earlier frame that shows it, this is also the long-term loss of equation 9.
     """
     return jnp.mean(mask * jnp.square(image - anchor))

@@ -1,10 +1,11 @@
-"""What is minimised: targets computed once, then the total loss and its breakdown by term.
+"""The objective that the solver minimises.
 
     total = content_weight * content + style_weight * style_scale * style + tv_weight * tv
             + range_weight * range [+ temporal_weight * temporal]
 
-Everything that a sweep over weights changes is in `LossWeights`, traced arrays: such a sweep compiles once.
-What changes the computation's shape is in `Objective`, static and hashable.
+The targets, features of the content image and Gram matrices of the style image, are computed once. Everything that a
+sweep over weights changes is in the traced arrays of `LossWeights`, so such a sweep compiles once. Everything that
+changes the structure of the computation is in `Objective`, which is static and hashable.
 """
 
 from __future__ import annotations
@@ -23,11 +24,28 @@ from nst_exp.types import FeatureMaps, GramMatrices, Image, Losses, NetworkParam
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """The static half of the problem: which network, which layers, which distance.
+    """The static part of the problem: the network, its layers, and the distance between features.
 
     Attributes:
-        loss: a name in `DISTANCES`: `relative` (dimensionless, default) or `article` (means of squares of raw
-            differences).
+        network: the network that computes the features.
+        content_layers: the canonical names of the layers whose features are compared with those of the content image.
+        style_layers: the canonical names of the layers whose Gram matrices are compared with those of the style image.
+        loss: a name in `nst_exp.transfer.losses.DISTANCES`, such as `relative` (dimensionless) or `article` (means of
+            squared differences).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from nst_exp.networks import get_network
+        >>> from nst_exp.transfer.objective import Objective
+        >>> network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
+        >>> objective = Objective(network, ("block2_conv1",), ("block1_conv1", "block2_conv1"), loss="relative")
+        >>> objective.layers
+        ('block2_conv1', 'block1_conv1')
+        >>> settings = {"content_weight": 1.0, "style_weight": 0.1, "tv_weight": 10.0, "range_weight": 1000.0}
+        >>> layer_weights = {"block1_conv1": 1.0, "block2_conv1": 3.0}
+        >>> weights = objective.weights(settings | {"temporal_weight": 0.0}, layer_weights, style_scale=300.0)
+        >>> weights.style_layers
+        Array([0.25, 0.75], dtype=float32)
     """
 
     network: Network
@@ -38,13 +56,13 @@ class Objective:
     def weights(
         self, settings: Mapping[str, float], style_layer_weights: Mapping[str, float], style_scale: float
     ) -> LossWeights:
-        """The traced weights of a run.
+        """Return the weights of a run as arrays.
 
         Args:
-            settings: the weight of each term by its key, such as `content_weight`; 0 or above.
-            style_layer_weights: of each of `style_layers`, in their order; 0 or above, one of them above 0. They
-                are divided by their sum if the distance asks for that.
-            style_scale: multiplies `style_weight`; above 0.
+            settings: the weight of each term by its key, such as `content_weight`; each 0 or above.
+            style_layer_weights: the weight of each of `style_layers`, in their order; each 0 or above, and at least
+                one above 0. They are divided by their sum if the distance asks for that.
+            style_scale: the factor of `style_weight`; above 0.
         """
         scales = {"style": style_scale}
         layers = np.array(list(style_layer_weights.values()), np.float32)
@@ -55,29 +73,36 @@ class Objective:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """All layers whose features are needed, each once."""
+        """All layers whose features are needed, without repetitions."""
         return tuple(dict.fromkeys(self.content_layers + self.style_layers))
 
     @property
     def repeated(self) -> Objective:
-        """The same, for a loop: the network's features are computed many times."""
+        """The same objective, with the network prepared to compute features many times in a loop."""
         return dataclasses.replace(self, network=dataclasses.replace(self.network, repeated=True))
 
     def content_targets(self, params: NetworkParams, content_image: Image) -> FeatureMaps:
-        """The features that the pastiche's are held against."""
+        """Compute the features of the content image at `content_layers`, by layer."""
         return self.network.features(params, content_image, self.content_layers)
 
     def style_targets(self, params: NetworkParams, style_image: StyleImage) -> GramMatrices:
-        """The Gram matrices that the pastiche's are held against; the painting may be of any size."""
+        """Compute the Gram matrices of the style image at `style_layers`, by layer.
+
+        The style image may have any size that the network can read.
+        """
         maps = self.network.features(params, style_image, self.style_layers)
         return {layer: gram_matrix(maps[layer]) for layer in self.style_layers}
 
     def losses(self, problem: Problem, image: Image) -> tuple[Scalar, Losses]:
-        """Total loss of `image`, and its terms before their weights.
+        """Compute the total loss of `image` and its terms.
+
+        Args:
+            problem: the params, targets and weights, and for a frame of a video its anchor.
+            image: the pastiche, at the size of the content targets.
 
         Returns:
-            The weighted total, and each of `TERMS` that the problem has, and as `style.LAYER` the distance of each
-            style layer before its weight.
+            The weighted total, and a dictionary of losses before their weights: each of `TERMS` that applies to the
+            problem, and the distance of each style layer as `style.LAYER`.
         """
         distance = DISTANCES[self.loss].between
         maps = self.network.features(problem.params, image, self.layers)

@@ -1,10 +1,12 @@
-"""Minimising pictures' losses on the device, side by side, in chunks of steps.
+"""The solver, which minimises the losses of a batch of pictures on the device, in chunks of steps.
 
-A chunk is one compiled call: it runs a number of steps for every entry of a batch,
-keeps each entry's best iterate, restarts its method's memory when a step went wrong, and returns the losses of every
-step. The number of steps of each entry is traced, so a last, shorter chunk does not compile again, and an entry with
-0 steps stays as it is while the others continue. A single picture is a batch of one entry. In larger batches a line
-search costs more evaluations than it counts, because all entries compute what one of them needs.
+A chunk is one compiled call. It runs a number of steps for every entry of the batch, keeps each entry's best iterate,
+restarts an entry's method when a step went wrong, and returns the losses of every step. The number of steps of each
+entry is traced, so a shorter chunk at the end does not compile again, and an entry with 0 steps stays as it is while
+the others continue. A single picture is a batch of one entry.
+
+In batches of several entries, a line search costs more evaluations than are counted, because all entries compute each
+evaluation that any of them needs.
 """
 
 from __future__ import annotations
@@ -24,23 +26,39 @@ from jaxtyping import Array, Bool, Float, Int
 from nst_exp.transfer.methods import Iterate, LossFunction, Method
 from nst_exp.types import Count, Image, Images, Losses, Scalar
 
-CHUNK = 10  # steps between two looks of the host: a few seconds on a CPU, few launches on a GPU
-THROWN_BACK = 10.0  # a loss so many times the last is a step gone wrong; unit steps rise a little and come back
+CHUNK = 10  # most steps of one chunk, which take a few seconds on a CPU and cost few kernel launches on a GPU
+# A step has gone wrong if it multiplies the loss by more than this. Smaller rises are normal: with unit steps, the loss
+# rises now and then and falls again.
+THROWN_BACK = 10.0
 
 Row = Float[Array, "*batch steps"] | Float[np.ndarray, "*batch steps"]
 
 
 @runtime_checkable
 class Loss(Protocol):
-    """What is minimised, such as an `Objective`: static and hashable, its arrays in a `problem` of any kind."""
+    """The interface of functions to minimise, such as `nst_exp.transfer.objective.Objective`.
+
+    A loss is static and hashable. Its arrays are in a `problem`, which can be any pytree.
+    """
 
     def losses(self, problem: Any, image: Image) -> tuple[Scalar, Losses]:
-        """Total loss of `image`, and its terms."""
+        """Compute the total loss of `image` and its terms by name."""
 
 
 @struct.dataclass
 class SolverState:
-    """A solve between two chunks, all that the next chunk needs; within a chunk, an entry has no axis `batch`."""
+    """The state of a solve between two chunks.
+
+    Between chunks, all arrays have a leading axis `batch`. Within a chunk, the state of one entry has none.
+
+    Attributes:
+        at: the current iterate.
+        best_image: the picture with the lowest total loss so far.
+        best_total: the total loss of `best_image`.
+        best_losses: the terms of the loss of `best_image`, by name, before their weights.
+        evaluations: how often loss and gradient have been computed.
+        restarts: how often a step went wrong and the memory of the method was emptied.
+    """
 
     at: Iterate
     best_image: Float[Array, "*batch 1 height width 3"]
@@ -52,7 +70,13 @@ class SolverState:
 
 @struct.dataclass
 class Trace:
-    """What each step of a chunk came to: loss of the iterate it tried, evaluations so far; an entry a step."""
+    """The history of a chunk, with one value for each step.
+
+    Attributes:
+        totals: the total loss of the iterate that the step tried, even if that was rejected.
+        losses: the terms of its loss, by name, before their weights.
+        evaluations: how often loss and gradient had been computed after the step, since the state began.
+    """
 
     totals: Row
     losses: dict[str, Row]
@@ -61,13 +85,13 @@ class Trace:
 
 @struct.dataclass
 class Problems:
-    """The problems of all entries, leaf by leaf: an array that every entry has in common is held once.
+    """The problems of all entries of a batch, with arrays that all entries have in common stored once.
 
     Attributes:
-        stacked: arrays that differ between entries, along a new leading axis.
-        shared: the others.
+        stacked: the leaves that differ between entries, stacked along a new leading axis.
+        shared: the leaves that are the same object in all entries.
         differs: for each leaf of a problem, whether it is among `stacked`.
-        structure: of a problem.
+        structure: the tree structure of a problem.
     """
 
     stacked: list[Array]
@@ -77,7 +101,11 @@ class Problems:
 
     @classmethod
     def of(cls, problems: Sequence[Any]) -> Problems:
-        """Stack problems of one structure and one shape; leaves that are the same object in all are shared."""
+        """Combine the problems of the entries.
+
+        Args:
+            problems: at least one; all of the same tree structure, with leaves of the same shapes.
+        """
         structure = jax.tree.structure(problems[0])
         leaves = list(zip(*(jax.tree.leaves(problem) for problem in problems), strict=True))
         differs = tuple(any(leaf is not row[0] for leaf in row) for row in leaves)
@@ -86,14 +114,26 @@ class Problems:
         return cls(stacked, shared, differs, structure)
 
     def entry(self, stacked: Sequence[Array], shared: Sequence[Array]) -> Any:
-        """One entry's problem, from its slices of `stacked`, and what is `shared`."""
+        """Return the problem of one entry.
+
+        Args:
+            stacked: the entry's slices of `Problems.stacked`.
+            shared: `Problems.shared`.
+        """
         own, common = iter(stacked), iter(shared)
         return jax.tree.unflatten(self.structure, [next(own if differs else common) for differs in self.differs])
 
 
 @partial(jax.jit, static_argnames=("loss", "method"))
 def begin(loss: Loss, method: Method, problems: Problems, images: Images) -> SolverState:
-    """Evaluate each entry's image and start from it; every array of the state has a leading axis `batch`."""
+    """Evaluate the initial picture of each entry and return the state to start from.
+
+    Args:
+        loss: the function to minimise.
+        method: the optimisation method.
+        problems: the problem of each entry.
+        images: the initial picture of each entry, with pixels in [0, 1].
+    """
 
     def entry(problem: Any, image: Image) -> SolverState:
         at = method.start(partial(loss.losses, problem), image)
@@ -106,10 +146,20 @@ def begin(loss: Loss, method: Method, problems: Problems, images: Images) -> Sol
 def advance(
     loss: Loss, method: Method, problems: Problems, state: SolverState, steps: Int[Array, "batch"]
 ) -> tuple[SolverState, Trace]:
-    """Run `steps` steps (at most `CHUNK`) on the device, each entry its own number: 0 leaves it as it is.
+    """Run one chunk of steps on the device.
+
+    The buffers of `state` are donated, so it must not be used after the call.
+
+    Args:
+        loss: the function to minimise.
+        method: the optimisation method.
+        problems: the problem of each entry.
+        state: what `begin` or `advance` returned.
+        steps: the number of steps of each entry, from 0 to `CHUNK`; 0 leaves an entry as it is.
 
     Returns:
-        The state after them, and their trace: rows of `CHUNK` values for each entry, zeros from its `steps` on.
+        The state after the chunk, and its trace, which has a row of `CHUNK` values for each entry. The values of steps
+        that were not done are 0.
     """
 
     def entry(problem: Any, state: SolverState, steps: Count) -> tuple[SolverState, Trace]:
@@ -119,14 +169,18 @@ def advance(
 
 
 def spare_entries(entries: int) -> int:
-    """How many idle entries to add so that all devices of this process get equally many; a single entry stays alone."""
+    """Return how many idle entries to add to a batch so that it divides evenly among the devices of this process.
+
+    A single entry needs none, because it runs on one device.
+    """
     return -entries % jax.local_device_count() if entries > 1 else 0
 
 
 def _for_each(one: Callable[..., Any], problems: Problems, *rows: Any) -> Any:
-    """Call `one` for every entry, with its problem and its slices of `rows`; spread over the devices if they divide.
+    """Call `one` for every entry, with its problem and its slices of `rows`.
 
-    No device waits for another one within a chunk: each runs a program of its own.
+    The entries are spread over all devices if their number is a multiple of the number of devices. Within a chunk, no
+    device waits for another one.
     """
 
     def on_a_device(stacked: Any, shared: list[Array], *rows: Any) -> Any:
@@ -144,7 +198,7 @@ def _for_each(one: Callable[..., Any], problems: Problems, *rows: Any) -> Any:
 
 
 def _mapped(one: Callable[..., Any], *rows: Any) -> Any:
-    """Call `one` for every entry; not by `vmap` for a single one, since `vmap` computes both branches of conditions."""
+    """Call `one` for every entry, without `vmap` for a single entry: `vmap` computes both branches of conditions."""
     if len(jax.tree.leaves(rows)[0]) > 1:
         return jax.vmap(one)(*rows)
     alone = jax.tree.map(lambda leaf: leaf[0], rows)
@@ -152,7 +206,7 @@ def _mapped(one: Callable[..., Any], *rows: Any) -> Any:
 
 
 def _advance(function: LossFunction, method: Method, state: SolverState, steps: Count) -> tuple[SolverState, Trace]:
-    """The chunk of one entry."""
+    """Run the chunk of one entry."""
     first = (state.best_total, state.best_losses, state.evaluations)
     blank = jax.tree.map(lambda leaf: jnp.zeros(CHUNK, leaf.dtype), first)
 
@@ -168,7 +222,7 @@ def _advance(function: LossFunction, method: Method, state: SolverState, steps: 
 
 
 def _accepted(method: Method, state: SolverState, tried: Iterate) -> SolverState:
-    """Continue from `tried` or, if that step went wrong, from where it started, with an empty memory."""
+    """Continue from `tried` or, if that step went wrong, from the iterate before it with an empty memory."""
     wrong = _went_wrong(state.at, tried)
     restarts = state.restarts + wrong.astype(state.restarts.dtype)
     shrink = 0.5 ** jnp.minimum(restarts, 10)
@@ -184,7 +238,7 @@ def _accepted(method: Method, state: SolverState, tried: Iterate) -> SolverState
 
 
 def _went_wrong(before: Iterate, after: Iterate) -> Bool[Array, ""]:
-    """Not finite, thrown far back, or collapsed: the picture no longer moves though there is a gradient."""
+    """Tell whether the loss is not finite, rose far, or the picture did not move although there is a gradient."""
     finite = jnp.isfinite(after.total) & jnp.all(jnp.isfinite(after.gradient))
     thrown_back = after.total > THROWN_BACK * before.total
     stuck = jnp.all(after.image == before.image) & jnp.any(before.gradient != 0)

@@ -1,9 +1,9 @@
-"""Pictures, coarse to fine, as the entries of a batch: arrays in, arrays out.
+"""Style transfer of a batch of pictures, from coarse to fine; `stylize` is the entry point.
 
-Coarse to fine: the painting's large strokes are laid at a small size, where a layer's receptive field spans
-more of the picture, and each finer scale starts from the coarser one's result, resized. The idea is Gatys et
-al. (2017), Controlling Perceptual Factors in Neural Style Transfer, section 6; the factor sqrt(2) between
-scales is common practice.
+The large strokes of the painting are laid at a small size, where the receptive field of a layer spans more of the
+picture. Each finer scale starts from the resized result of the scale before. The idea is that of Gatys et al. (2017),
+Controlling Perceptual Factors in Neural Style Transfer, section 6; the factor sqrt(2) between scales is common
+practice.
 """
 
 from __future__ import annotations
@@ -29,19 +29,31 @@ from nst_exp.transfer.solver import CHUNK, Problems, SolverState, Trace, advance
 from nst_exp.transfer.terms import Anchor, LossWeights, Problem, Targets
 from nst_exp.types import AnyImage, FeatureMaps, GramMatrices, Image, NetworkParams, StyleImage
 
-# Feature maps held at once, over those of one forward pass; XLA's plans for VGG-16 on a CPU have 2.2 to 2.4
+# The memory of an evaluation as a multiple of the feature maps of one forward pass. XLA's plans for VGG-16 on a CPU
+# take 2.2 to 2.4 times as much.
 _COPIES_OF_MAPS = 2.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Stop:
-    """End a scale when the best loss fell by less than the fraction `improvement` over `window` steps."""
+    """The rule for ending a scale before all of its steps are done.
+
+    A scale ends when its best loss fell by less than the fraction `improvement` over the last `window` steps.
+
+    Attributes:
+        improvement: the fraction, 0 or above; 0 never ends a scale early.
+        window: the number of steps, at least 1.
+    """
 
     improvement: float = 0.0
     window: int = 20
 
     def reached(self, best_totals: list[float]) -> bool:
-        """Whether to stop after steps with these best losses so far."""
+        """Tell whether to stop.
+
+        Args:
+            best_totals: the best total loss at the start of the scale and after each of its steps.
+        """
         if len(best_totals) <= self.window:
             return False
         before, now = best_totals[-1 - self.window], best_totals[-1]
@@ -50,13 +62,16 @@ class Stop:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How the work is laid out.
+    """The scales of a solve, and the steps that are done at each.
 
     Attributes:
-        sizes: (height, width) in px of each scale, coarse to fine; the last is the picture's.
-        steps: of all scales together, shared out evenly, what is left over to the finest.
-        init: a name in `INITIAL_PICTURES`: `content`, `colours` (the same in the painting's colours), `noise` (uniform
-            in [0, 1]) or `style` (the painting stretched over the picture).
+        sizes: (height, width) in px of each scale, from coarse to fine; the last one is the size of the picture.
+        steps: the number of steps at all scales together. They are divided evenly, and the finest scale gets the
+            remainder.
+        init: the initial picture, a name in `INITIAL_PICTURES`: `content`, `colours` (the content image in the colours
+            of the painting), `noise` (uniform in [0, 1]) or `style` (the painting, stretched to the size of the
+            picture).
+        stop: the rule for ending a scale early; by default, all steps are done.
     """
 
     sizes: tuple[tuple[int, int], ...]
@@ -65,7 +80,7 @@ class Schedule:
     stop: Stop = Stop()
 
     def steps_at(self, scale: int) -> int:
-        """Steps of the scale with this index."""
+        """Return the number of steps of the scale with this index."""
         share, rest = divmod(self.steps, len(self.sizes))
         return share + (rest if scale == len(self.sizes) - 1 else 0)
 
@@ -75,11 +90,14 @@ class BatchEntry:
     """One picture of a batch.
 
     Attributes:
-        content_image: at the finest size of the schedule, the same for all entries.
-        style_image: any size; resized along with the scales.
-        init_image: any size; None for the schedule's `init`.
-        seed: of the noise.
-        anchor: of a frame of a video, at the finest size, which must then be the only one.
+        weights: the weights of the loss.
+        content_image: the photograph, with pixels in [0, 1], at the finest size of the schedule. All entries of a
+            batch have the same size.
+        style_image: the painting, of any size; it is resized along with the scales.
+        init_image: the initial picture, of any size; None for the one that `Schedule.init` names.
+        seed: the seed of the noise of `init=noise`.
+        anchor: for a frame that follows other frames of a video. It has the finest size of the schedule, which must
+            then be the only one.
     """
 
     weights: LossWeights
@@ -92,21 +110,39 @@ class BatchEntry:
 
 @dataclasses.dataclass
 class StyleMemory:
-    """Gram matrices of paintings, for whoever paints frame after frame: of one objective and its params."""
+    """A cache of the Gram matrices of paintings, for repeated calls of `stylize`, such as for the frames of a camera.
+
+    It holds for one objective and its params only.
+    """
 
     _known: dict[tuple[int, float], tuple[StyleImage, GramMatrices]] = dataclasses.field(default_factory=dict)
 
     def targets(self, image: StyleImage, factor: float, compute: Callable[[AnyImage], GramMatrices]) -> GramMatrices:
-        """What `compute` makes of `image` shrunk by `factor`."""
+        """Return the Gram matrices of a painting, computing them at the first call.
+
+        Args:
+            image: the painting; it is recognised by identity.
+            factor: the factor by which the height and width of `image` are resized.
+            compute: computes the Gram matrices of the resized painting.
+        """
         key = (id(image), factor)
         if key not in self._known:
-            self._known[key] = image, compute(_shrunk(image, factor))  # holding the image, its id stays its own
+            # the image is kept as well, so that no other object can get its id
+            self._known[key] = image, compute(_shrunk(image, factor))
         return self._known[key][1]
 
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """The progress of an entry after a chunk: place in the schedule, losses of each step, best picture so far."""
+    """The progress of one entry after a chunk.
+
+    Attributes:
+        entry: the index of the entry in the batch.
+        scale: the index of the current scale.
+        steps_done: the number of steps done so far, at all scales.
+        trace: the losses of each step of the chunk; its evaluations count all scales.
+        best_image: the best picture of the current scale so far, at the size of that scale.
+    """
 
     entry: int
     scale: int
@@ -117,11 +153,15 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """The best picture at the finest scale, with its losses there.
+    """The result of a solve: the best picture at the finest scale, and what it took.
 
     Attributes:
-        evaluations: values with gradients computed, over all scales.
-        restarts: times a step went wrong and the solver's memory was emptied.
+        pastiche: the picture; its pixels may lie outside [0, 1].
+        total_loss: the total loss of `pastiche`.
+        losses: the terms of its loss, by name, before their weights; see `Objective.losses`.
+        steps: the number of steps done, at all scales.
+        evaluations: how often loss and gradient were computed, at all scales.
+        restarts: how often a step went wrong and the memory of the method was emptied, at all scales.
     """
 
     pastiche: Image
@@ -133,9 +173,21 @@ class Solution:
 
 
 def coarse_to_fine(height: int, width: int, coarsest_size: int, smallest_side: int) -> tuple[tuple[int, int], ...]:
-    """Sizes in steps of sqrt(2), from the least whose long side is at least `coarsest_size`, up to the full one.
+    """Return the sizes of the scales of a picture, each larger than the one before by a factor of sqrt(2).
 
-    No scale has a side shorter than `smallest_side`, all in px.
+    Args:
+        height: of the picture, in px.
+        width: of the picture, in px.
+        coarsest_size: the longer side of every scale but the last is at least this, in px.
+        smallest_side: the shorter side of every scale but the last is at least this, in px.
+
+    Returns:
+        (height, width) of each scale in px, from coarse to fine. The last one is the size of the picture.
+
+    Example:
+        >>> from nst_exp.transfer.stylize import coarse_to_fine
+        >>> coarse_to_fine(240, 320, coarsest_size=128, smallest_side=16)
+        ((120, 160), (170, 226), (240, 320))
     """
     sizes = [(height, width)]
     factor = 2**-0.5
@@ -146,11 +198,18 @@ def coarse_to_fine(height: int, width: int, coarsest_size: int, smallest_side: i
 
 
 def bytes_per_entry(objective: Objective, method: Method, params: NetworkParams, size: tuple[int, int]) -> int:
-    """About the memory that one more entry takes at this (height, width) in px: feature maps and solver state."""
+    """Estimate the memory that another entry of a batch takes: its feature maps and the state of the solver.
+
+    Args:
+        objective: of the entry.
+        method: of the solver.
+        params: of the network.
+        size: (height, width) of the picture in px.
+    """
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     layers = objective.network.truncated(objective.layers)
     maps = jax.eval_shape(lambda pixels: objective.network.features(params, pixels, layers), image)
-    # leaves, for shapes are no arrays and would not pass the type checks of the tests
+    # only the leaves are returned: an Iterate of shapes instead of arrays would not pass the type checks of the tests
     state = jax.eval_shape(lambda pixels: jax.tree.leaves(method.start(lambda x: (jnp.sum(x), {}), pixels)), image)
     return round(_COPIES_OF_MAPS * _bytes(maps)) + _bytes(state)
 
@@ -158,7 +217,15 @@ def bytes_per_entry(objective: Objective, method: Method, params: NetworkParams,
 def entries_that_fit(
     objective: Objective, method: Method, params: NetworkParams, size: tuple[int, int], memory_share: float
 ) -> int:
-    """How many entries of this (height, width) in px fit into the share of all devices' free memory, at least 1."""
+    """Return how many entries fit into the free memory of all devices; at least 1.
+
+    Args:
+        objective: of the entries.
+        method: of the solver.
+        params: of the network.
+        size: (height, width) of the pictures in px.
+        memory_share: the fraction of the free memory to use, from 0 to 1.
+    """
     return max(1, int(memory_share * free_bytes() / bytes_per_entry(objective, method, params, size)))
 
 
@@ -167,7 +234,7 @@ def _bytes(tree: Any) -> int:
 
 
 def initial_image(schedule: Schedule, entry: BatchEntry) -> AnyImage:
-    """The picture that an entry starts from, at the coarsest size of `schedule`."""
+    """Return the picture that an entry starts from, at the coarsest size of `schedule`."""
     if entry.init_image is not None:
         return _resize(entry.init_image, schedule.sizes[0])
     return INITIAL_PICTURES[schedule.init](entry, schedule.sizes[0])
@@ -177,7 +244,8 @@ def _noise(entry: BatchEntry, size: tuple[int, int]) -> AnyImage:
     return jax.random.uniform(jax.random.key(entry.seed), (1, *size, 3), jnp.float32)
 
 
-# Where the solver can start, by the setting `init`: functions of an entry and a (height, width) in px.
+# The values of the setting `init`, and for each a function that makes an initial picture for an entry, given its
+# (height, width) in px.
 INITIAL_PICTURES: dict[str, Callable[[BatchEntry, tuple[int, int]], AnyImage]] = {
     "content": lambda entry, size: _resize(entry.content_image, size),
     "colours": lambda entry, size: recoloured(_resize(entry.content_image, size), entry.style_image),
@@ -195,17 +263,46 @@ def stylize(
     on_chunk: Callable[[Progress], None] = lambda progress: None,
     memory: StyleMemory | None = None,
 ) -> list[Outcome[Solution]]:
-    """Paint each entry's content image in the style of its style image, all in one batch.
+    """Paint the content image of each entry in the style of its style image, in one batch.
 
-    Images that are the same object in several entries are held, and their features computed, once. An entry that
-    has stopped waits, unchanged, until all have finished a scale.
+    If several entries have the same image object, it is stored once and its features are computed once. An entry that
+    stops early waits, unchanged, until all entries have finished the scale.
 
     Args:
-        on_chunk: called between chunks of steps, with the progress of each entry that moved.
-        memory: of calls before, with the same objective and params.
+        objective: the network, its layers and the distance between features.
+        method: the optimisation method.
+        params: the params of the network, at least those of `network.truncated(objective.layers)`.
+        entries: at least one; their content images have the same size.
+        schedule: the scales and steps, the same for all entries.
+        on_chunk: called after each chunk of steps, for each entry that did some.
+        memory: the cache of earlier calls with the same objective and params; None to begin with an empty one.
 
     Returns:
-        For each entry its solution, or the InputError that the loss of its initial picture is not finite.
+        An outcome for each entry: its solution, or an InputError if the loss of its initial picture is not finite.
+
+    Example:
+        >>> from pathlib import Path
+        >>> import jax
+        >>> from nst_exp.networks import get_network
+        >>> from nst_exp.params.sources import ParamsSource, load_params
+        >>> from nst_exp.transfer.methods import Lbfgs
+        >>> from nst_exp.transfer.objective import Objective
+        >>> from nst_exp.transfer.stylize import BatchEntry, Schedule, stylize
+        >>> network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
+        >>> objective = Objective(network, ("block2_conv1",), ("block1_conv1", "block2_conv1"), loss="relative")
+        >>> layers = network.truncated(objective.layers)
+        >>> params = load_params(ParamsSource("random"), network, layers, cache_dir=Path("cache")).params
+        >>> settings = {"content_weight": 1.0, "style_weight": 0.1, "tv_weight": 10.0, "range_weight": 1000.0}
+        >>> layer_weights = {"block1_conv1": 0.4, "block2_conv1": 0.3}
+        >>> weights = objective.weights(settings | {"temporal_weight": 0.0}, layer_weights, style_scale=300.0)
+        >>> photograph = jax.random.uniform(jax.random.key(0), (1, 48, 64, 3))
+        >>> painting = jax.random.uniform(jax.random.key(1), (1, 60, 50, 3))
+        >>> entry = BatchEntry(weights, photograph, painting)
+        >>> method = Lbfgs(history_size=20, linesearch="none", first_step=0.02)
+        >>> schedule = Schedule(sizes=((34, 45), (48, 64)), steps=20, init="content")
+        >>> (outcome,) = stylize(objective, method, params, [entry], schedule)
+        >>> outcome.get().pastiche.shape
+        (1, 48, 64, 3)
     """
     tallies, idle = [_Tally() for _ in entries], spare_entries(len(entries))
     entries = [*entries, *[entries[0]] * idle]
@@ -230,10 +327,15 @@ def stylize(
 
 @dataclasses.dataclass
 class _Tally:
-    """What an entry has spent, over all scales; `best_totals` and `left` are those of the current scale.
+    """The number of steps and evaluations that an entry has done.
 
     Attributes:
-        refused: the first loss of a scale that was not finite: nothing is done from there.
+        steps: done at all scales.
+        evaluations: done at the scales that have ended.
+        restarts: done at the scales that have ended.
+        best_totals: the best total loss at the start of the current scale and after each of its steps.
+        left: the steps that may still be done at the current scale.
+        not_finite: the loss of the initial picture of a scale, if it was not finite; no more steps are done then.
     """
 
     steps: int = 0
@@ -241,25 +343,25 @@ class _Tally:
     restarts: int = 0
     best_totals: list[float] = dataclasses.field(default_factory=list)
     left: int = 0
-    refused: float | None = None
+    not_finite: float | None = None
 
     def begin_scale(self, total: float, steps: int) -> None:
-        """`steps` may be done at the scale, from an initial picture of this loss."""
+        """Begin a scale of at most `steps` steps, with the total loss of its initial picture."""
         self.best_totals = [total]
         self.left = steps
-        if self.refused is None and not math.isfinite(total):
-            self.refused = total
+        if self.not_finite is None and not math.isfinite(total):
+            self.not_finite = total
 
     def continues(self, stop: Stop) -> bool:
-        """Whether there is more to do at this scale."""
-        return self.left > 0 and self.refused is None and not stop.reached(self.best_totals)
+        """Tell whether there are more steps to do at this scale."""
+        return self.left > 0 and self.not_finite is None and not stop.reached(self.best_totals)
 
     def next_steps(self, stop: Stop) -> int:
-        """Steps of the next chunk."""
+        """Return the number of steps of the next chunk."""
         return min(CHUNK, self.left) if self.continues(stop) else 0
 
     def add(self, trace: Trace) -> Trace:
-        """Count what a chunk did; its trace again, with the evaluations of all scales."""
+        """Count the steps of a chunk, and return its trace with the evaluations of all scales."""
         count = len(trace.totals)
         self.steps += count
         self.left -= count
@@ -272,15 +374,15 @@ class _Tally:
 
 
 def _moved(traces: Trace, steps: npt.NDArray[np.int32]) -> Iterator[tuple[int, Trace]]:
-    """Index and trace, on the host and cut to the steps done, of each entry that did some."""
+    """Yield the index of each entry that did steps, and its trace on the host, cut to those steps."""
     rows = jax.device_get(traces)
     for index in np.flatnonzero(steps):
         yield int(index), jax.tree.map(lambda row, index=index: row[index, : steps[index]], rows)
 
 
 def _outcome(index: int, tally: _Tally, state: SolverState) -> Outcome[Solution]:
-    if tally.refused is not None:
-        error = InputError(f"the loss of the initial picture is {tally.refused}: weights are too large for float32")
+    if tally.not_finite is not None:
+        error = InputError(f"the loss of the initial picture is {tally.not_finite}: weights are too large for float32")
         return Outcome(error=error)
     total = float(state.best_total[index])
     losses = {name: float(loss[index]) for name, loss in state.best_losses.items()}
@@ -295,7 +397,7 @@ def _problems(
     size: tuple[int, int],
     memory: StyleMemory,
 ) -> list[Problem]:
-    """Each entry's problem at a scale; targets that several entries need are computed once, as the same object."""
+    """Return the problem of each entry at a scale; entries with the same image share the same target objects."""
     factor = size[0] / entries[0].content_image.shape[1]
     contents = {id(entry.content_image): entry.content_image for entry in entries}
     maps = {key: _content_targets(objective, params, _resize(image, size)) for key, image in contents.items()}

@@ -1,7 +1,8 @@
-"""The terms of the loss. The total is the sum of all terms, each times its weight, the setting `NAME_weight`.
+"""The terms of the loss, and the arrays that they are computed from.
 
-A new term is a function in `TERMS`, usually of a loss in `losses`, and its weight: a key `NAME_weight` in
-conf/run.yaml and in `config.RunConfig`.
+The total loss is the sum of all terms, each multiplied by its weight, the setting `NAME_weight`. To add a term, add a
+function to `TERMS`, which usually calls a loss of `losses`, and add its weight as the key `NAME_weight` to
+conf/run.yaml and to `config.RunConfig`.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from nst_exp.types import FeatureMaps, GramMatrices, Image, NetworkParams, Scala
 
 @struct.dataclass
 class LossWeights:
-    """The numbers that a sweep over weights changes.
+    """The weights of the loss, which a sweep can change without compiling again.
 
     Attributes:
-        terms: the weight of each of `TERMS`; that of `style` is style_weight * style_scale.
-        style_layers: the weight of each style layer, in the order of the objective's.
+        terms: the weight of each of `TERMS`; that of `style` is `style_weight * style_scale`.
+        style_layers: the weight of each style layer, in the order of `Objective.style_layers`.
     """
 
     terms: dict[str, Float[Array, ""]]
@@ -32,7 +33,7 @@ class LossWeights:
 
 @struct.dataclass
 class Targets:
-    """Features of the content image and Gram matrices of the style image, by layer."""
+    """The features of the content image and the Gram matrices of the style image, by layer."""
 
     content: FeatureMaps
     style: GramMatrices
@@ -40,7 +41,12 @@ class Targets:
 
 @struct.dataclass
 class Anchor:
-    """What a frame of a video is held to: `image`, where `mask` is 1 and not 0."""
+    """The picture that the temporal loss compares a frame of a video with.
+
+    Attributes:
+        image: earlier painted frames, warped by optical flow; pixels in [0, 1].
+        mask: 1 where `image` is valid, 0 elsewhere.
+    """
 
     image: Image
     mask: Float[Array, "1 height width 1"]
@@ -48,7 +54,14 @@ class Anchor:
 
 @struct.dataclass
 class Problem:
-    """All that the loss needs besides the pastiche: the traced arguments of a compiled solve."""
+    """Everything that the loss needs besides the pastiche; its arrays are traced.
+
+    Attributes:
+        params: the params of the network.
+        targets: the features and Gram matrices to match.
+        weights: the weights of the terms and of the style layers.
+        anchor: for a frame that follows other frames of a video; None for other pictures.
+    """
 
     params: NetworkParams
     targets: Targets
@@ -57,14 +70,14 @@ class Problem:
 
 
 class View(NamedTuple):
-    """What a term is computed from.
+    """The values that a term can be computed from.
 
     Attributes:
-        problem: targets, weights and, for a frame of a video, the anchor.
+        problem: the targets, the weights and, for a frame of a video, the anchor.
         image: the pastiche.
-        maps: its feature maps at all layers of the objective.
-        content_distances: of each content layer, by the objective's loss.
-        style_distances: of each style layer's Gram matrix, likewise.
+        maps: the feature maps of the pastiche at all layers of the objective.
+        content_distances: the distance of each content layer's features from their target.
+        style_distances: the distance of each style layer's Gram matrix from its target.
     """
 
     problem: Problem
@@ -79,7 +92,7 @@ def _temporal(view: View) -> Scalar | None:
     return None if anchor is None else temporal(view.image, anchor.image, anchor.mask)
 
 
-# A term that a problem has no data for, such as the temporal one of a picture, is None and left out.
+# A term returns None, and is left out of the total, if it does not apply to a problem: a picture has no temporal loss.
 TERMS: dict[str, Callable[[View], Scalar | None]] = {
     "content": lambda view: jnp.mean(view.content_distances),
     "style": lambda view: jnp.dot(view.problem.weights.style_layers, view.style_distances),

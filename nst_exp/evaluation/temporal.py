@@ -1,8 +1,8 @@
 """Measures of a video over time, beside those of its single pictures: does it flicker, does it drift?
 
 Frame by frame, so that a video of any length takes no memory. Everything is seen at the size of the run, as levels in
-files; each measure of the pastiche comes with the source's own, the floor under it. `catalogue.VIDEO_MEASURES` documents
-them.
+files; each measure of the pastiche comes with the source's own, the floor under it. `catalogue.VIDEO_MEASURES`
+documents them.
 """
 
 from __future__ import annotations

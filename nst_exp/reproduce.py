@@ -1,6 +1,6 @@
 """`python -m nst_exp.reproduce`: repeat a run that MLflow has; see `nst_exp.commands.reproduce`."""
 
-from nst_exp.commands.reproduce import main
+from nst_exp.__main__ import run
 
 if __name__ == "__main__":
-    main()
+    run("reproduce")

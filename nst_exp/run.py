@@ -1,6 +1,6 @@
 """`python -m nst_exp.run`: one run, or a sweep with `-m`; see `nst_exp.commands.run`."""
 
-from nst_exp.commands.run import main
+from nst_exp.__main__ import run
 
 if __name__ == "__main__":
-    main()
+    run("run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import importlib.metadata
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import git
 import pytest
 from command import OUT, arguments_of, run_in_process, run_process
 from mlflow import MlflowClient
+from PIL import Image
 
 import nst_exp
 from nst_exp import devices, memory, signals, versions
@@ -229,6 +231,57 @@ def test_signals_end_runs_properly(name: str, tmp_path: Path) -> None:
     assert "Traceback" not in stdout + stderr
     assert "0 of 2 points done" in stdout
     assert statuses(tmp_path) == ["KILLED", "KILLED"]
+
+
+@pytest.mark.parametrize("command", ["run", "compare", "reproduce", "upload", "__main__"])
+def test_ctrl_c_while_a_command_starts(command: str, tmp_path: Path) -> None:
+    """Kind: the second in which a command imports what it needs, before it can set up how it ends."""
+    interrupting = f"""
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "nst_exp.config":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["nst-exp", "."]
+runpy.run_module("nst_exp.{command}", run_name="__main__", alter_sys=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", interrupting], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "nst_exp: interrupted\n")
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_the_report_is_made(tmp_path: Path) -> None:
+    """Kind: everything is computed, and only files made of it are on their way: nothing of it may be lost."""
+    arguments = ("seed=0,1", f"registry={tmp_path / 'registry'}", *SQLITE)
+    assert run_in_process("-m", *arguments, folder=tmp_path).code == 0
+    out = tmp_path / OUT
+    for number in range(2, 40):  # many points make the report slow
+        shutil.copytree(out / "0", out / str(number))
+    for path in out.glob("*.png"):
+        path.unlink()
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.parent != out and path.is_file()}
+    command = [sys.executable, "-m", "nst_exp.run", *arguments_of("-m", *arguments)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert any("writing the report" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=120)
+    assert (process.returncode, stderr) == (130, "nst_exp: interrupted\n")
+    pictures = [path for path in before if path.suffix != ".log"]
+    assert {path: path.read_bytes() for path in pictures} == {path: before[path] for path in pictures}
+    assert not list(out.rglob("*.tmp"))
+    assert "RUNNING" not in statuses(tmp_path)
+    compared = subprocess.run(
+        [sys.executable, "-m", "nst_exp.compare", OUT], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (compared.returncode, compared.stderr) == (0, "")
+    assert "40 done; side by side: out/report.html" in compared.stdout
+    assert (out / "report.html").read_text().endswith("</html>")
+    with Image.open(out / "contact_sheet.png") as sheet:
+        sheet.load()
 
 
 @pytest.fixture

@@ -28,6 +28,7 @@ from nst_exp.errors import InputError
 from nst_exp.records.folder import Record, RunFolder, Tracked
 from nst_exp.report import Report, lay_out, print_table, read_sweep, select, write_report
 from nst_exp.report.axes import Layout
+from nst_exp.report.fonts import Letters
 from nst_exp.report.page import render_page
 from nst_exp.report.pictures import read_gallery
 from nst_exp.report.plots import pareto_plot, svg
@@ -387,13 +388,15 @@ def test_the_same_sweep_gives_the_same_plots(tmp_path: Path) -> None:
         assert f'id="pareto-point-{number}"' in plots[0]
 
 
-@pytest.mark.parametrize("gap", [0.0, 0.001, 0.01])
 @pytest.mark.parametrize("count", [2, 12, 60])
-def test_no_number_in_the_plot_hides_another(count: int, gap: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first", "gap"), [(0.5, 0.0), (0.5, 0.001), (0.5, 0.01), (0.9, 0.0)])
+def test_no_number_in_the_plot_hides_another(count: int, first: float, gap: float, tmp_path: Path) -> None:
     """The kind of fault: a choice among runs that are alike, whose discs lie on each other."""
     folder = make_grid(tmp_path, 0, seed=())
     corners = [(0.1, 0.9), (0.9, 0.1)]
-    for number, (lpips, style) in enumerate([*corners, *((0.5 + gap * i, 0.5 - gap * i) for i in range(count))]):
+    for number, (lpips, style) in enumerate(
+        [*corners, *((first + gap * i, 1 - first - gap * i) for i in range(count))]
+    ):
         add_run(folder, number, [f"seed={number}"], measures={"lpips": lpips, "style_distance": style})
     figure = pareto_plot(read_sweep(folder))
     figure.draw_without_rendering()
@@ -420,6 +423,17 @@ def test_a_number_that_is_alone_stands_on_its_point(tmp_path: Path) -> None:
         (disc,) = (line for line in axes.lines if line.get_gid() == f"point-{point.number}")
         box = disc.get_window_extent()
         assert np.add(box.min, box.max) / 2 == pytest.approx(place, abs=0.1)
+
+
+def test_a_command_too_long_for_the_sheet_is_cut_visibly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_grid(tmp_path, seed=(0, 1))
+    (folder / "sweep.json").write_text(json.dumps({"overrides": [f"key{index}=value" for index in range(100)]}))
+    written: list[str] = []
+    monkeypatch.setattr(Letters, "write", lambda letters, draw, corner, text, colour: written.append(text))
+    write_report(folder)
+    first = next(index for index, text in enumerate(written) if text.startswith("python -m nst_exp.run"))
+    assert [text.endswith("…") for text in written[first : first + 4]] == [False, False, False, True]
+    assert not written[first + 4].startswith("key")
 
 
 def test_a_low_picture_stands_in_the_middle_of_a_tall_cell(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import yaml
 from command import DEFAULTS, Outcome, run_in_process
 from mlflow import MlflowClient
-from mlflow_server import runs_of
+from mlflow_server import runs_of, wait_for
 from PIL import Image
 
 from nst_exp.commands import reproduce
@@ -217,6 +218,36 @@ def test_unfinished_and_damaged_runs(
     assert "its record or its result.json is damaged" in line_of(log_again(home, files))
     (files / "pastiche.png").unlink()
     assert "lacks pastiche.png: no run of nst_exp, or files were lost" in line_of(log_again(home, files))
+
+
+def test_ctrl_c_leaves_a_folder_in_which_the_run_can_be_repeated(home: Home, tmp_path: Path) -> None:
+    """Kind: an interrupted repetition says so in one line, leaves no half-written file, and does not block the next."""
+    files, output, temporary = tmp_path / "files", tmp_path / "again", tmp_path / "temporary"
+    shutil.copytree(home.point, files)
+    temporary.mkdir()
+    config = yaml.safe_load((files / "config.yaml").read_text())
+    (files / "config.yaml").write_text(yaml.safe_dump({**config, "steps": 100000}))
+    arguments = (f"--inputs={home.folder}", f"--tracking-uri={home.uri}", f"--output={output}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "nst_exp.reproduce", log_again(home, files), *arguments],
+        cwd=tmp_path,
+        env=os.environ | {"NST_EXP_CACHE": DEFAULTS["cache_dir"], "TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        wait_for((output / "config.yaml").exists)  # the run has begun
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout, stderr) == (130, "", "nst_exp: interrupted\n")
+    assert not list(temporary.glob("nst_exp_*"))  # what was downloaded
+    assert not list(output.rglob("*.tmp"))
+    assert not (output / "result.json").exists()
+    done = repeat(home.run_id, *arguments, folder=tmp_path)
+    assert done.code == 0, done.stderr
+    assert "identical: the same file" in done.stdout
+    assert "is not empty" in repeat(home.run_id, *arguments, folder=tmp_path).stderr
 
 
 def test_wrong_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

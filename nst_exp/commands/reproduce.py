@@ -44,6 +44,7 @@ _PARAMS = "params.path"
 _HASHES = {"content", "style", "params", "pastiche"}
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".ppm", ".pgm", ".tif", ".tiff", ".webp", ".avif", ".jp2"}
 _OUTPUTS = "outputs"  # results lie there, not inputs
+_AGAIN = ", again"  # behind a run's name: a repetition of it
 
 
 @dataclass(frozen=True)
@@ -193,9 +194,14 @@ def _output(arguments: argparse.Namespace) -> Path:
         InputError: if the folder that the command line names is not empty.
     """
     folder = home_expanded(arguments.output or Path(_OUTPUTS, "reproduced", arguments.run_id)).absolute()
-    if arguments.output and folder.exists() and any(folder.iterdir()):
+    if arguments.output and folder.exists() and any(folder.iterdir()) and not _is_interrupted(RunFolder(folder)):
         raise InputError(f"--output={str(arguments.output)!r} is not empty")
     return folder
+
+
+def _is_interrupted(folder: RunFolder) -> bool:
+    """Whether the folder holds a repetition that did not come to its end, and so may be made again."""
+    return folder.began and not folder.finished and folder.record.name.endswith(_AGAIN)
 
 
 def _repeat(config: RunConfig, logged: _Logged, output: Path) -> RunFolder:
@@ -218,7 +224,7 @@ def _repeat(config: RunConfig, logged: _Logged, output: Path) -> RunFolder:
             f"that was {wanted}; give {_PARAMS}=FILE"
         )
     output.mkdir(parents=True, exist_ok=True)
-    run_alone(config, output, Origin(f"{logged.name}, again"))
+    run_alone(config, output, Origin(f"{logged.name}{_AGAIN}"))
     return RunFolder(output)
 
 

@@ -161,17 +161,17 @@ _TABLE = (
         source="Mahendran, Vedaldi 2015 (total variation, beta = 2)",
     ),
 )
-_CLIP_TABLE = (
+_VIDEO_TABLE = (
     Measure(
         name="warping_error",
         label="warping error",
-        summary="How far a clip flickers: how each frame differs from the one before, carried along by the motion.",
+        summary="How far a video flickers: how each frame differs from the one before, carried along by the motion.",
         formula="mean over frames and pixels of sum over RGB of (x_t - w(x_{t-1}))^2, pixels in [0, 1]; w: along the "
         "source's optical flow (DIS), where that can be trusted",
         range="0 up; warping_error_source is the source's own, the floor",
         direction="lower",
         best=0.0,
-        caveat="A blurred clip is steady, too: look at style and content beside it.",
+        caveat="A blurred video is steady, too: look at style and content beside it.",
         source="Lai et al. 2018, section 3; masks as in Ruder et al. 2016",
     ),
     Measure(
@@ -182,7 +182,7 @@ _CLIP_TABLE = (
         range="0 up",
         direction="lower",
         best=0.0,
-        caveat="The same for all runs over one clip at one size.",
+        caveat="The same for all runs over one video at one size.",
         source="Lai et al. 2018",
     ),
     Measure(
@@ -194,7 +194,7 @@ _CLIP_TABLE = (
         range="0 up; 0.004 = one level of 255",
         direction="lower",
         best=0.0,
-        caveat="Unknown for a clip in which all moves.",
+        caveat="Unknown for a video in which everything moves.",
         source="ours",
     ),
     Measure(
@@ -205,7 +205,7 @@ _CLIP_TABLE = (
         range="0 up",
         direction="lower",
         best=0.0,
-        caveat="The same for all runs over one clip at one size.",
+        caveat="The same for all runs over one video at one size.",
         source="ours",
     ),
     Measure(
@@ -228,13 +228,13 @@ _CLIP_TABLE = (
         range="0 to 1",
         direction="lower",
         best=0.0,
-        caveat="The same for all runs over one clip at one size.",
+        caveat="The same for all runs over one video at one size.",
         source="ours",
     ),
 )
 MEASURES: dict[str, Measure] = {measure.name: measure for measure in _TABLE}
-CLIP_MEASURES: dict[str, Measure] = {measure.name: measure for measure in _CLIP_TABLE}  # of clips, besides the others
-ALL_MEASURES: dict[str, Measure] = MEASURES | CLIP_MEASURES
+VIDEO_MEASURES: dict[str, Measure] = {measure.name: measure for measure in _VIDEO_TABLE}  # besides the others
+ALL_MEASURES: dict[str, Measure] = MEASURES | VIDEO_MEASURES
 
 
 def pareto_front(content: Sequence[float], style: Sequence[float]) -> list[bool]:

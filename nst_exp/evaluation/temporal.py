@@ -1,8 +1,8 @@
-"""Measures of a clip over time, beside those of its single pictures: does it flicker, does it drift?
+"""Measures of a video over time, beside those of its single pictures: does it flicker, does it drift?
 
-Frame by frame, so that a clip of any length takes no memory. Everything is seen at the size of the run, as levels in
-files; each measure of the pastiche comes with the source's own, the floor under it. `catalogue.CLIP_MEASURES` documents
-them.
+Frame by frame, so that a video of any length takes no memory. Everything is seen at the size of the run, as levels in
+files; each measure of the pastiche comes with the source's own, the floor under it. `catalogue.VIDEO_MEASURES`
+documents them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 @dataclass(frozen=True, eq=False)
 class FramePair:
-    """One frame of a clip: the source's levels, and the pastiche's."""
+    """One frame of a video: the source's levels, and the pastiche's."""
 
     content: Levels
     pastiche: Levels
@@ -46,7 +46,7 @@ class Steadiness:
             self._append(f"brightness_drift{name}", pixels @ _LUMA - carried @ _LUMA, held)
 
     def measures(self) -> dict[str, float]:
-        """As far as they are known: a clip of one frame has none, and flicker needs places that stand still."""
+        """As far as they are known: a video of one frame has none, and flicker needs places that stand still."""
         return {
             name: abs(sum(values)) if name.startswith("brightness_drift") else float(np.mean(values))
             for name, values in self._of_pairs.items()

@@ -136,7 +136,7 @@ def _run(
         "command": point.command,
         "reproduce": point.reproduce,
         "file": point.picture and _link(point.picture, folder),
-        "video": point.clip and _link(point.clip, folder),
+        "video": point.video and _link(point.video, folder),
     }
 
 

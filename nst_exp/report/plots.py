@@ -197,13 +197,19 @@ def _draw_point(axes: Axes, sweep: Sweep, point: Point, zorder: float, shift: tu
     (x,), (y,) = _goals([point], sweep)
     if np.hypot(*shift) > size / 2:
         line: dict[str, Any] = {"arrowstyle": "-", "color": SOFT, "lw": 0.8, "shrinkA": 0, "shrinkB": 0}
-        axes.annotate("", (x, y), shift, textcoords="offset points", arrowprops=line, zorder=1.5)
+        axes.annotate("", (x, y), shift, textcoords="offset points", arrowprops=line, zorder=1.5, in_layout=False)
     place = axes.transData + ScaledTranslation(shift[0] / 72, shift[1] / 72, _figure(axes).dpi_scale_trans)
     disc = Line2D([x], [y], marker="o", ms=size, mfc=colour, mec=edge, mew=1.5, gid=f"point-{point.number}")
-    disc.set(transform=place, zorder=zorder, clip_on=False)
+    disc.set(transform=place, zorder=zorder, clip_on=False, in_layout=False)
     axes.add_artist(disc)
     ink = PAPER if on_front or is_best else INK
-    text: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 8 if size == _DISC else 6, "color": ink}
+    text: dict[str, Any] = {
+        "ha": "center",
+        "va": "center",
+        "fontsize": 8 if size == _DISC else 6,
+        "color": ink,
+        "in_layout": False,
+    }
     axes.annotate(str(point.number), (x, y), shift, textcoords="offset points", zorder=zorder + 0.5, **text)
 
 
@@ -229,10 +235,11 @@ def _figure(axes: Axes) -> Figure:
 def _spread(places: Column, distance: float, low: Column, high: Column) -> Column:
     """`places`, (N, 2), moved until they are `distance` apart, as far as there is room between `low` and `high`."""
     angles = np.arange(len(places)) * np.pi * (3 - np.sqrt(5))
-    spread = places + 1e-3 * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # the same place is left in some way
+    ways = 1e-3 * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # in which equal places are left
+    spread = places
     for _ in range(_ROUNDS):
-        between = spread[:, None] - spread
-        apart = np.hypot(between[..., 0], between[..., 1]) + distance * np.eye(len(places))
+        between = (spread + ways)[:, None] - (spread + ways)
+        apart = np.hypot(between[..., 0], between[..., 1]) + 2 * distance * np.eye(len(places))
         lacking = np.maximum(distance - apart, 0)
         if not lacking.any():
             break

@@ -74,8 +74,8 @@ class Point:
         return next((path for _, path in reversed(list(self.folder.progress))), None)
 
     @property
-    def clip(self) -> Path | None:
-        """Its clip; None if it has none."""
+    def video(self) -> Path | None:
+        """Its video; None if it has none."""
         result = self.folder.result_so_far
         return self.folder.path / result.video if result is not None and result.video else None
 

@@ -197,7 +197,9 @@ def _header(title: str, sweep: Sweep, gallery: Gallery, width: int) -> Image.Ima
     room = width - used - _MARGIN
     large, mono, text = Letters(34, bold=True), Letters(16, mono=True), Letters(19)
     large.write(draw, (0, 0), large.cut(title, room), INK)
-    lines = textwrap.wrap(sweep.command, max(20, int(room / mono.getlength("m"))), break_on_hyphens=False)[:4]
+    letters = max(20, int(room / mono.getlength("m")))
+    wrapping = textwrap.TextWrapper(letters, break_on_hyphens=False, max_lines=4, placeholder=" …")
+    lines = wrapping.wrap(sweep.command)
     for index, line in enumerate(lines):
         mono.write(draw, (0, 56 + 24 * index), mono.cut(line, room), SOFT)
     top = 68 + 24 * len(lines)

@@ -155,3 +155,12 @@ def test_the_command_refuses_a_song_in_one_line(tmp_path: Path) -> None:
     outcome = run_in_process(f"content={path}", folder=tmp_path)
     assert outcome.code == 1
     assert outcome.stderr == f"nst_exp: content='{path}' has no video in it, only sound and a cover picture\n"
+
+
+@pytest.mark.parametrize("key", ["content", "style"])
+def test_the_command_refuses_a_heic_picture_by_name(key: str, tmp_path: Path) -> None:
+    path = heic(tmp_path / "named_otherwise.jpg")
+    outcome = run_in_process(f"{key}={path}", folder=tmp_path)
+    assert outcome.code == 1
+    assert outcome.stderr.startswith(f"nst_exp: {key}='{path}' is a HEIC picture, which is not read here: convert it")
+    assert len(outcome.stderr.splitlines()) == 1

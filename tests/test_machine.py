@@ -59,6 +59,25 @@ def test_a_run_needs_no_git_no_home_and_no_user_name(tmp_path: Path) -> None:
     assert (tmp_path / OUT / "result.json").is_file()
 
 
+def test_a_home_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    """Kind: caches of ours, of JAX and of Matplotlib cannot be made; everything works without a word, only slower."""
+    (tmp_path / "file").touch()  # root may write to folders of any mode, but not below a file
+    unset = ("NST_EXP_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "MPLCONFIGDIR")
+    environment = {"HOME": str(tmp_path / "file" / "home")} | dict.fromkeys(unset, "")
+    done = run_process("cache_dir=null", "hydra.run.dir=sweep/0", folder=tmp_path, environment=environment)
+    assert (done.code, done.stderr) == (0, "")
+    assert "Error" not in done.stdout
+    compared = subprocess.run(
+        [sys.executable, "-m", "nst_exp.compare", "sweep"],
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (compared.returncode, compared.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     "failure",
     [

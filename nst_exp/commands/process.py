@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import warnings
@@ -37,6 +38,7 @@ def prepare_process() -> None:
     set_gpu_defaults()
     _refuse_small_address_space()
     _limit_pictures()
+    _ignore_unwritable_caches()
     try:
         refuse_bad_settings()
     except InputError as error:
@@ -52,6 +54,12 @@ def _limit_pictures() -> None:
 
     Image.MAX_IMAGE_PIXELS = MAX_MEGAPIXELS * 1_000_000  # Pillow warns above this and refuses more than twice as much
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+
+
+def _ignore_unwritable_caches() -> None:
+    """Keep JAX and Matplotlib from complaining where their caches cannot be written, as in a read-only home folder."""
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache entry")
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
 
 
 def _refuse_small_address_space() -> None:

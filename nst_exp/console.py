@@ -1,4 +1,7 @@
-"""Log lines on the console: short, coloured by severity on a terminal, above a progress bar if one is shown."""
+"""Write log records to the console as short lines.
+
+On a terminal, lines are coloured by severity and appear above the progress bar if one is shown.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,10 @@ from rich.text import Text
 
 
 class OutputConsole(Console):
-    """A console that raises an error if its output is closed; rich's own would end the process."""
+    """A console that raises an error if nobody reads its output any more; rich's own would end the process."""
 
     def on_broken_pipe(self) -> None:
-        """Raise the error.
+        """Raise an error instead of ending the process.
 
         Raises:
             BrokenPipeError: always.
@@ -39,7 +42,7 @@ class ConsoleHandler(logging.Handler):
     bar: ClassVar[Console | None] = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; it is dropped if nobody reads standard output any more."""
+        """Write a record, or drop it if nobody reads standard output any more."""
         try:
             text = _styled(self.format(record).expandtabs(2).lstrip(), record)
             console = self.bar if self.bar is not None and sys.stdout.isatty() else OutputConsole(file=sys.stdout)

@@ -1,4 +1,4 @@
-"""`python -m nst_exp.reproduce`: repeat a run that MLflow has; see `nst_exp.commands.reproduce`."""
+"""`python -m nst_exp.reproduce`: repeat a run from MLflow; see `nst_exp.commands.reproduce`."""
 
 from nst_exp.__main__ import run
 

@@ -1,4 +1,4 @@
-"""`python -m nst_exp.run`: one run, or a sweep with `-m`; see `nst_exp.commands.run`."""
+"""`python -m nst_exp.run`: do one run, or a sweep with `-m`; see `nst_exp.commands.run`."""
 
 from nst_exp.__main__ import run
 

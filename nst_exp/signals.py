@@ -1,6 +1,6 @@
-"""Ends a command that is stopped from outside: by signals, or because its output is closed or no longer read.
+"""End a command that is stopped from outside: by a signal, or because its output is closed or no longer read.
 
-All commands share this, so that each of them ends its runs properly however it is stopped.
+All commands use this module, so that each of them ends its runs properly however it is stopped.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ def heeded() -> list[int]:
 
 
 def exit_interrupted(end: Callable[[], object] = lambda: None) -> NoReturn:
-    """Exit with code 130 after a signal, once `end` has brought the command to a proper end.
+    """Exit with code 130 after a signal, once `end` has ended the runs of the command.
 
-    Batch systems and closed terminals repeat their signals, which has no effect; another Ctrl-C exits at once.
+    Signals that batch systems and closed terminals repeat have no effect; another Ctrl-C exits at once.
 
     Args:
-        end: ends the runs, for example `lambda: close_sweep("KILLED")`.
+        end: a function that ends the runs, for example `lambda: close_sweep("KILLED")`; does nothing by default.
     """
     for number in heeded():
         if number != signal.SIGINT:
             signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
         end()
-        sys.stdout.flush()  # a pipe or a file has its lines in a buffer, which `os._exit` would drop
+        sys.stdout.flush()  # `os._exit` would drop lines that are buffered for a pipe or a file
         print("nst_exp: interrupted", file=sys.stderr, flush=True)
     logging.shutdown()
     os._exit(INTERRUPTED)  # without the interpreter's teardown: jaxlib crashes in it while a chunk still runs
@@ -64,7 +64,7 @@ def replace_closed_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # opens under the lowest free number, this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115
 
@@ -73,7 +73,8 @@ def replace_closed_streams() -> None:
 def flushed_output() -> Iterator[None]:
     """Write out standard output when the block ends or exits.
 
-    If nobody reads a pipe any more, the error occurs here and not in the interpreter's teardown, which would print it.
+    If nobody reads a pipe any more, the error is raised here and not in the interpreter's teardown, which would print
+    it.
 
     Raises:
         BrokenPipeError: if nobody reads the output any more.
@@ -87,7 +88,7 @@ def flushed_output() -> Iterator[None]:
 
 
 def drop_output() -> None:
-    """Discard everything that is printed from now on, so that the interpreter reports no error at its end."""
+    """Discard everything that is printed from now on, so that the interpreter reports no error when it exits."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())

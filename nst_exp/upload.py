@@ -1,4 +1,4 @@
-"""`python -m nst_exp.upload`: upload to MLflow what it lacks; see `nst_exp.commands.upload`."""
+"""`python -m nst_exp.upload`: upload runs that MLflow lacks; see `nst_exp.commands.upload`."""
 
 from nst_exp.__main__ import run
 

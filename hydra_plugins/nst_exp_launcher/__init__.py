@@ -1,1 +1,1 @@
-"""The place of our launcher: Hydra finds plugins only below `hydra_plugins`."""
+"""The package of the launcher plugin; Hydra searches for plugins only in `hydra_plugins`."""

@@ -1,4 +1,7 @@
-"""The launcher that Hydra finds. Hydra imports this module at every start, so the module imports little by itself."""
+"""The plugin by which Hydra finds the launcher `batched`.
+
+Hydra imports this module whenever a command starts, so imports that take long are inside functions.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from omegaconf import DictConfig
 
 
 class BatchedLauncher(Launcher):
-    """Solves a sweep's jobs in batches; conf/hydra/launcher/batched.yaml chooses it and explains its options.
+    """Solves the jobs of a sweep in batches. conf/hydra/launcher/batched.yaml selects it and explains its options.
 
     Args:
         max_batch_size: the largest number of jobs in a batch, from 1, or `auto`.
@@ -23,22 +26,28 @@ class BatchedLauncher(Launcher):
         self.memory_share = memory_share
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Keep Hydra's context and the sweep's composed configuration."""
+        """Keep Hydra's context and the configuration of the sweep for `launch`.
+
+        Args:
+            hydra_context: Hydra's context.
+            task_function: not used, because `launch` solves jobs in batches.
+            config: the composed configuration of the sweep.
+        """
         self.hydra_context = hydra_context
         self.config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Do all jobs.
+        """Run all jobs.
 
         Args:
             job_overrides: the overrides of each job.
-            initial_job_idx: the number of the first one.
+            initial_job_idx: the number of the first job.
 
         Returns:
-            A return for each job; the error of a job that failed is in its return.
+            The result of each job; if a job failed, its result has the error.
 
         Raises:
-            InputError: if an option is out of range.
+            InputError: if an option of the launcher is out of range.
         """
         from nst_exp.sweeps.launcher import Limits, launch
 

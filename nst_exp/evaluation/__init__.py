@@ -1,1 +1,1 @@
-"""Measures of a finished picture or video, by a network that is always the same."""
+"""Measures of finished pictures and videos, taken by an evaluator: a network that is the same for every run."""

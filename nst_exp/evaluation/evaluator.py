@@ -1,6 +1,8 @@
-"""The evaluator: its network is loaded once, and each photograph and painting is described once.
+"""Measure a pastiche by the files of its photograph and painting.
 
-`metrics` says what is measured; here are the files, and what a process remembers from run to run.
+The module `metrics` computes the measures from arrays. This one reads the files, loads the evaluator's network once
+in a process, and keeps descriptions of photographs and paintings in memory, so that each is described once for all
+runs that share it.
 """
 
 from __future__ import annotations
@@ -25,19 +27,22 @@ from nst_exp.networks import get_network
 from nst_exp.params.sources import ParamsSource, load_lpips_weights, load_params
 from nst_exp.types import Image, LayerParams, Learnt
 
-_REMEMBERED_BYTES = 256e6  # of descriptions of photographs and paintings: about 22 MB a photograph of 256 px
-_PAINTINGS_BYTES = 64e6  # of paintings at the sizes of runs, which are needed once a frame
+_REMEMBERED_BYTES = 256e6  # descriptions of photographs and paintings; a photograph of 256 px takes about 22 MB
+_PAINTINGS_BYTES = 64e6  # paintings at the sizes of runs, which are needed for every frame
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Photograph and painting as files; equal pairs are looked at once.
+    """The files of a photograph and a painting; equal pairs are described once.
 
     Attributes:
-        hashes: SHA-256 of both files, for the contents behind a path may change.
-        aspect: how the photograph is read.
-        frame_index: of a clip, whose frame stands for the photograph.
-        frame: that frame as its source has it: measures must not depend on the size of a run.
+        content: the photograph, or the video.
+        style: the painting.
+        hashes: the SHA-256 hashes of both files, because the contents behind a path may change.
+        aspect: how the photograph is fitted to a size, as in the setting `aspect`.
+        frame_index: the index of a frame that stands for the photograph; None for a photograph.
+        frame: that frame at the size of its source, because measures must not depend on the size of a run; None for
+            a photograph.
     """
 
     content: Path
@@ -49,16 +54,20 @@ class Pair:
 
 
 def measure(name: str, pair: Pair, content_image: Image, pastiche: Image, cache: Path) -> dict[str, float]:
-    """All of `catalogue.MEASURES` of `pastiche`.
+    """Compute all of `catalogue.MEASURES` for a pastiche.
 
     Args:
-        name: `vgg16`, or `tiny`, whose numbers mean nothing, for tests and dry runs.
-        content_image: the photograph at the run's own size.
-        pastiche: as it is in its file, of the same size.
-        cache: takes converted params.
+        name: the evaluator: `vgg16`, or `tiny` for tests and dry runs, whose numbers mean nothing.
+        pair: the files of the photograph and the painting.
+        content_image: the photograph at the size of the run.
+        pastiche: the picture of the run as it is in its file, of the same size.
+        cache: the folder that keeps converted params.
+
+    Returns:
+        The value of each measure by its name.
 
     Raises:
-        InputError: if the evaluator's params cannot be loaded, or a file is gone.
+        InputError: if the evaluator's params cannot be loaded, or a file cannot be read any more.
     """
     evaluator = _evaluator(name, cache)
     found = metrics.measures(evaluator, _references(evaluator, pair), pastiche)
@@ -102,7 +111,7 @@ _descriptions: LRUCache[Hashable, metrics.Description] = LRUCache(
 
 
 def _photograph(pair: Pair) -> Image:
-    """The photograph, or the source's frame in its place, at the evaluator's size."""
+    """Return the photograph, or the frame in its place, at the evaluator's size."""
     if pair.frame is not None:
         from nst_exp.media.frame_conversion import resize
 
@@ -116,7 +125,7 @@ def _photograph(pair: Pair) -> Image:
 
 
 def _painting(path: Path, sha256: str, size: int) -> Image:
-    """The painting; `sha256` is of the file, for the contents behind a path may change."""
+    """Return the painting with a long side of `size` px; `sha256` tells versions of its file apart."""
     return remembered(
         _paintings,
         (path, sha256, size),

@@ -1,11 +1,12 @@
-"""Measures of a finished picture that do not depend on what a sweep varies, so that its runs can be compared.
+"""Measures of a finished picture that do not depend on the settings of its run, so that runs can be compared.
 
-One evaluator looks at every picture: a network with params of its own, layers, a size and a size of the painting
-that are fixed here, whatever the run optimised. It sees the picture as it is written to its file, clipped
-and rounded to 8 bits, and brought to the size at which it saw the photograph. `catalogue.MEASURES` documents
-each measure; a measure of style is a fraction of the photograph's own distance to the painting. If the evaluator sees
-no distance between these two, the measure is the picture's distance itself, which is a fraction of that of features of
-zero.
+Every picture is measured by the same evaluator: a network with params of its own, whose layers, size of pictures and
+size of the painting are fixed in this module. It reads the picture as its file has it, clipped and rounded to 8 bits,
+at the size of the photograph that it is compared with.
+
+`catalogue.MEASURES` documents each measure. Measures of style are fractions of the photograph's own distance to the
+painting. Where that distance is zero, they are the picture's distance itself, as a fraction of the distance of
+features that are all zero.
 """
 
 from __future__ import annotations
@@ -28,16 +29,16 @@ from nst_exp.networks import Network
 from nst_exp.transfer.losses import SILENT, gram_matrix, relative_error, total_variation
 from nst_exp.types import AnyImage, FeatureMap, FeatureMaps, Image, Learnt, NetworkParams, Scalar, StyleImage
 
-EVALUATOR_SIZE = 256  # px, the long side at which every picture is judged ...
-EVALUATOR_STYLE_ZOOM = 1.5  # ... and the painting's long side over that: fixed, so that `style_zoom` can be compared
+EVALUATOR_SIZE = 256  # px, the long side of every picture that is measured
+EVALUATOR_STYLE_ZOOM = 1.5  # the painting's long side over that; fixed, so that values of `style_zoom` can be compared
 CONTENT_LAYER = "block4_conv2"
 STYLE_LAYERS = ("block1_conv1", "block2_conv1", "block3_conv1", "block4_conv1", "block5_conv1")
 LPIPS_LAYERS = ("block1_conv2", "block2_conv2", "block3_conv3", "block4_conv3", "block5_conv3")
 LAYERS = (CONTENT_LAYER, *STYLE_LAYERS, *LPIPS_LAYERS)
 
-_DIRECTIONS = 32  # of each sliced distance
-_LEVELS = 256  # quantiles that stand for a distribution on a line
-_LEAST = 1e-6  # least denominator; distances below it are rounding
+_DIRECTIONS = 32  # along which a sliced distance is measured
+_LEVELS = 256  # quantiles that represent a distribution on a line
+_LEAST = 1e-6  # the least denominator; smaller distances are errors of rounding
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Wang et al.'s own program
 _SSIM_WINDOW = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
@@ -46,12 +47,14 @@ Table = Float32[np.ndarray, "directions levels"]
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """Who looks at the pictures. For measures that mean anything: VGG-16, max pooling, zero padding, `bundled`.
+    """The network that measures pictures.
 
-    Args:
-        network: the only static part under `jit`.
-        params: of `network.truncated(LAYERS)`, best on the device already.
-        lpips_weights: (C,) for each of `LPIPS_LAYERS`, non-negative.
+    The documented measures need VGG-16 with max pooling, zero padding and the params `bundled`.
+
+    Attributes:
+        network: the network; the only static part under `jit`.
+        params: its params up to `LAYERS`, as of `network.truncated(LAYERS)`, preferably on the device already.
+        lpips_weights: a non-negative weight for each channel, of shape (channels,), by the names in `LPIPS_LAYERS`.
     """
 
     network: Network
@@ -70,7 +73,15 @@ class _Statistics:
 
 @dataclass(frozen=True, eq=False)
 class Description:
-    """What the evaluator sees in a picture; by layer, and by (layer, scale) what belongs to style."""
+    """All that the measures need of a picture.
+
+    Attributes:
+        maps: feature maps by layer, for content; empty for a painting.
+        statistics: Gram matrix, mean and covariance by layer and scale, for style.
+        quantiles: the distribution of features along fixed directions by layer and scale, for style.
+        palette: the distribution of CIELAB colours along fixed directions.
+        luma: the brightness of each pixel, in [0, 1].
+    """
 
     maps: FeatureMaps
     statistics: Mapping[str, _Statistics]
@@ -80,14 +91,20 @@ class Description:
 
     @property
     def nbytes(self) -> int:
-        """The memory that this takes."""
+        """The memory of all arrays, in bytes."""
         arrays = (self.maps, dict(self.statistics), dict(self.quantiles), self.palette, self.luma)
         return sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
 
 
 @dataclass(frozen=True, eq=False)
 class References:
-    """Photograph and painting as the evaluator sees them, and how far apart their styles are."""
+    """The descriptions that pictures of one photograph and painting are compared with.
+
+    Attributes:
+        photograph: the description of the photograph.
+        painting: the description of the painting, without feature maps.
+        style_distances: the photograph's distances to the painting, by the names of the measures of style.
+    """
 
     photograph: Description
     painting: Description
@@ -95,35 +112,44 @@ class References:
 
     @classmethod
     def of(cls, photograph: Description, painting: Description) -> References:
-        """What all pictures made of these two are compared with."""
+        """Return the references for all pictures of this photograph and painting."""
         return cls(photograph, painting, _style_distances(photograph, painting))
 
 
 def references(evaluator: Evaluator, content_image: Image, style_image: StyleImage) -> References:
-    """What all pictures made of these two are compared with.
+    """Describe a photograph and a painting, for `measures` of all pictures made of them.
 
     Args:
-        content_image: with a long side of `EVALUATOR_SIZE`.
-        style_image: with a long side of `EVALUATOR_SIZE * EVALUATOR_STYLE_ZOOM`.
+        evaluator: the network that measures.
+        content_image: the photograph, with a long side of `EVALUATOR_SIZE`.
+        style_image: the painting, with a long side of `EVALUATOR_SIZE * EVALUATOR_STYLE_ZOOM`.
+
+    Returns:
+        Both descriptions, and the distances between their styles.
     """
     return References.of(describe_photograph(evaluator, content_image), describe_painting(evaluator, style_image))
 
 
 def describe_photograph(evaluator: Evaluator, content_image: Image) -> Description:
-    """What is compared with a photograph: features, style, colours and brightness."""
+    """Return the features, style, colours and brightness of a photograph; narrow strips are enlarged first."""
     return _describe(evaluator, _large_enough(evaluator, content_image))
 
 
 def describe_painting(evaluator: Evaluator, style_image: StyleImage) -> Description:
-    """What is compared with a painting: its style and colours, which are small, without features."""
+    """Return the style and colours of a painting, without its feature maps, which take most of the memory."""
     return dataclasses.replace(describe_photograph(evaluator, style_image), maps={})
 
 
 def measures(evaluator: Evaluator, references: References, pastiche: Image) -> dict[str, float]:
-    """All of `catalogue.MEASURES` but the noise, which is measured at the size of the run.
+    """Compute all of `catalogue.MEASURES` except the noise, which `noise` measures at the size of the run.
 
     Args:
-        pastiche: as written to its file, of any size.
+        evaluator: the network that measures; the same one that described the references.
+        references: the photograph and the painting.
+        pastiche: the picture as it is in its file, of any size.
+
+    Returns:
+        The value of each measure by its name.
     """
     photograph, painting = references.photograph, references.painting
     description = _describe(evaluator, _resized(pastiche, photograph.luma.shape))
@@ -145,18 +171,32 @@ def measures(evaluator: Evaluator, references: References, pastiche: Image) -> d
 
 
 def noise(pastiche: Image, content_image: AnyImage, style_image: AnyImage) -> float:
-    """`catalogue.MEASURES["noise"]`. All three at the sizes of the run: a picture is the smoother the larger it is."""
+    """Compute `catalogue.MEASURES["noise"]`.
+
+    The larger a picture is, the smoother it is, so all three must have the sizes of the run.
+
+    Args:
+        pastiche: the picture as it is in its file.
+        content_image: the photograph.
+        style_image: the painting.
+
+    Returns:
+        The total variation of the pastiche, as a multiple of the larger one of the other two.
+
+    References:
+        Mahendran, Vedaldi (2015), Understanding Deep Image Representations by Inverting Them: total variation.
+    """
     inputs = max(float(total_variation(image)) for image in (content_image, style_image))
     return float(total_variation(pastiche)) / max(inputs, _LEAST)
 
 
-# --- looking -----------------------------------------------------------------------------------------------
+# --- describing pictures -----------------------------------------------------------------------------------
 
 
 def _describe(evaluator: Evaluator, image: AnyImage) -> Description:
     maps, statistics, projections = _features(evaluator.network, evaluator.params, image)
     pixels = np.asarray(image[0])
-    with threadpool_limits(1, "blas"):  # OpenBLAS 0.3.31 was description to wait for its own threads for ever
+    with threadpool_limits(1, "blas"):  # OpenBLAS 0.3.31 has been seen to wait for its own threads forever
         colours = rgb2lab(pixels).reshape(-1, 3).astype(np.float32)
         palette = _quantiles(_hemisphere() @ colours.T)
         luma = pixels.astype(np.float64) @ np.array(_LUMA)
@@ -168,10 +208,10 @@ def _describe(evaluator: Evaluator, image: AnyImage) -> Description:
 def _features(
     network: Network, params: NetworkParams, image: Image
 ) -> tuple[FeatureMaps, dict[str, _Statistics], dict[str, Float[Array, "_ _"]]]:
-    """Feature maps for content; for style, by layer and scale, statistics and (directions, pixels) projections.
+    """Return feature maps for content, and statistics and (directions, pixels) projections for style.
 
-    Style is described through maximum pooling at full size and average pooling at half: an evaluator with one pooling
-    would favour the runs that use it.
+    Feature maps are keyed by layer, the rest by layer and scale. Style is described with maximum pooling at full size
+    and with average pooling at half size: an evaluator with one pooling would favour the runs that use it.
     """
     height, width = image.shape[1:3]
     averaging = dataclasses.replace(network, pooling="average")
@@ -185,13 +225,13 @@ def _features(
 
 
 def _statistics(feature_map: FeatureMap) -> _Statistics:
-    """Gram matrix, mean and covariance of channels; both matrices over the number of channels."""
+    """Return Gram matrix, mean and covariance of channels; both matrices are divided by the number of channels."""
     mean = jnp.mean(feature_map, axis=(0, 1, 2))
     return _Statistics(gram_matrix(feature_map), mean, gram_matrix(feature_map - mean))
 
 
 def _projections(feature_map: FeatureMap) -> Float[Array, "directions pixels"]:
-    """Features along `_DIRECTIONS` directions drawn evenly from the sphere, the same ones for ever."""
+    """Project features on `_DIRECTIONS` directions drawn uniformly from the sphere, the same ones in every run."""
     channels = feature_map.shape[-1]
     # RandomState, not a Generator: NumPy promises never to change its numbers (NEP 19)
     directions = np.random.RandomState(0).standard_normal((_DIRECTIONS, channels))
@@ -201,9 +241,13 @@ def _projections(feature_map: FeatureMap) -> Float[Array, "directions pixels"]:
 
 
 def _hemisphere() -> Float32[np.ndarray, "directions 3"]:
-    """`_DIRECTIONS` directions spread evenly over half a sphere, a Fibonacci lattice (Swinbank, Purser 2006).
+    """Return `_DIRECTIONS` directions, spread evenly over half a sphere by a Fibonacci lattice.
 
-    Its axis is the first coordinate, lightness, for whose differences the mean over directions is exact.
+    The axis of the sphere is the first coordinate, lightness: the mean over directions is exact for differences in
+    lightness.
+
+    References:
+        Swinbank, Purser (2006), Fibonacci Grids: A Novel Approach to Global Modelling.
     """
     index = np.arange(_DIRECTIONS)
     height, angle = (index + 0.5) / _DIRECTIONS, index * np.pi * (3 - np.sqrt(5))
@@ -212,10 +256,11 @@ def _hemisphere() -> Float32[np.ndarray, "directions 3"]:
 
 
 def _quantiles(rows: Float32[np.ndarray, "directions pixels"]) -> Table:
-    """Each row's values at the levels (k + 1/2) / `_LEVELS`, interpolated between the i-th's at (i + 1/2) / pixels.
+    """Return the quantiles of each row at the levels (k + 1/2) / `_LEVELS`.
 
-    The mean difference of two such tables is the Wasserstein-1 distance of the rows, exactly so for `_LEVELS`
-    pixels. On the host: XLA sorts ten times slower than NumPy on CPUs.
+    The i-th smallest of a row's values is its quantile at (i + 1/2) / pixels; the others are interpolated. The mean
+    absolute difference of two such tables is the Wasserstein-1 distance of the rows, and exact for `_LEVELS` pixels.
+    This is computed on the host because XLA sorts ten times slower than NumPy on CPUs.
     """
     ordered = np.sort(rows, axis=1)
     last = rows.shape[1] - 1
@@ -226,7 +271,7 @@ def _quantiles(rows: Float32[np.ndarray, "directions pixels"]) -> Table:
 
 
 def _large_enough(evaluator: Evaluator, image: AnyImage) -> AnyImage:
-    """Narrow strips enlarged until half of them still has a pixel at the deepest layer."""
+    """Enlarge a narrow strip so that it still has a pixel at the deepest layer when it is halved."""
     height, width = image.shape[1:3]
     factor = max(1.0, 2 * evaluator.network.smallest_side(LAYERS) / min(height, width))
     return _resized(image, (round(height * factor), round(width * factor)))
@@ -239,36 +284,36 @@ def _resized(image: AnyImage, size: tuple[int, ...]) -> AnyImage:
     return jnp.clip(jax.image.resize(image, (1, *size, 3), "lanczos3", antialias=True), 0.0, 1.0)
 
 
-# --- comparing ---------------------------------------------------------------------------------------------
+# --- comparing descriptions --------------------------------------------------------------------------------
 
 
 @jax.jit
 def _content_distances(
     lpips_weights: Mapping[str, Learnt], maps: FeatureMaps, target: FeatureMaps
 ) -> tuple[Scalar, Scalar]:
-    """LPIPS and content distance."""
+    """Return LPIPS and the content distance."""
     lpips = sum(_perceptual(maps[layer], target[layer], lpips_weights[layer]) for layer in LPIPS_LAYERS)
     return jnp.asarray(lpips), relative_error(maps[CONTENT_LAYER], target[CONTENT_LAYER])
 
 
 def _perceptual(feature_map: FeatureMap, target: FeatureMap, weights: Learnt) -> Scalar:
-    """One layer's part of LPIPS: mean over pixels of `sum_c w_c (u_c - v_c)^2`, u and v of length 1."""
+    """Return one layer's term of LPIPS: the mean over pixels of `sum_c w_c (u_c - v_c)^2`, u and v of length 1."""
     difference = _unit(feature_map) - _unit(target)
     return jnp.mean(jnp.sum(weights * jnp.square(difference), axis=-1))
 
 
 def _unit(feature_map: FeatureMap) -> FeatureMap:
     length = jnp.sqrt(jnp.sum(jnp.square(feature_map), axis=-1, keepdims=True))
-    return feature_map / (length + 1e-10)  # as the original's
+    return feature_map / (length + 1e-10)  # the same constant as in the original implementation
 
 
 def _scale(distance: float) -> float:
-    """What distances to the painting are divided by: the photograph's, or that of features of zero if it has none."""
+    """Return the divisor of distances to the painting: the photograph's own distance, or 1 if that is next to 0."""
     return distance if distance >= _LEAST else 1.0
 
 
 def _style_distances(description: Description, painting: Description) -> dict[str, float]:
-    """By measure: means over layers and scales of dimensionless distances; 1 = that of features of zero."""
+    """Return the mean distance over layers and scales for each measure; features of zero have distance 1."""
     gram, moments = _statistics_distances(description.statistics, painting.statistics)
     sliced = [_sliced(table, painting.quantiles[name]) ** 2 for name, table in description.quantiles.items()]
     return {"style_gram": float(gram), "style_moments": float(moments), "style_swd": sum(sliced) / len(sliced)}
@@ -278,7 +323,7 @@ def _style_distances(description: Description, painting: Description) -> dict[st
 def _statistics_distances(
     statistics: Mapping[str, _Statistics], target: Mapping[str, _Statistics]
 ) -> tuple[Scalar, Scalar]:
-    """Mean `relative_error` of Gram matrices; of means and covariances."""
+    """Return the mean `relative_error` of Gram matrices, and that of means and covariances."""
     pairs = [(statistics[name], target[name]) for name in statistics]
     grams = [relative_error(one.gram, other.gram) for one, other in pairs]
     means = [relative_error(one.mean, other.mean) for one, other in pairs]
@@ -287,9 +332,9 @@ def _statistics_distances(
 
 
 def _sliced(table: Table, target: Table) -> float:
-    """Sliced Wasserstein-1 distance, as a fraction of that between the target and a heap of zeros.
+    """Return the sliced Wasserstein-1 distance, as a fraction of the distance between the target and zeros.
 
-    A silent target has no such distance: as in `relative_error`, 1 stands for it.
+    If the target itself is zero, the distance is divided by 1, as in `relative_error`.
     """
     size = float(np.mean(np.abs(target)))
     return float(np.mean(np.abs(table - target))) / (size if size > SILENT else 1.0)

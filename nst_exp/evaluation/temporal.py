@@ -1,8 +1,8 @@
-"""Measures of a video over time, beside those of its single pictures: does it flicker, does it drift?
+"""Measures of a video over time, in addition to those of its single frames: how much it flickers and drifts.
 
-Frame by frame, so that a video of any length takes no memory. Everything is seen at the size of the run, as levels in
-files; each measure of the pastiche comes with the source's own, the floor under it. `catalogue.VIDEO_MEASURES`
-documents them.
+Frames are taken one by one, so that a video of any length takes little memory. They have the size of the run and
+the levels of files, 0 to 255. Each measure is also computed for the source, whose value is the lowest that can be
+expected. `catalogue.VIDEO_MEASURES` documents the measures.
 """
 
 from __future__ import annotations
@@ -19,7 +19,12 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 
 @dataclass(frozen=True, eq=False)
 class FramePair:
-    """One frame of a video: the source's levels, and the pastiche's."""
+    """One frame of a video, as the source and the pastiche have it.
+
+    Attributes:
+        content: the source's frame, in levels from 0 to 255.
+        pastiche: the pastiche's frame of the same size.
+    """
 
     content: Levels
     pastiche: Levels
@@ -27,16 +32,29 @@ class FramePair:
 
 @dataclass
 class Steadiness:
-    """Collects frame after frame; `measures` may be asked for at any time."""
+    """Collects the changes from frame to frame; `measures` can be read at any time.
+
+    Example:
+        >>> import numpy as np
+        >>> from nst_exp.evaluation.temporal import FramePair, Steadiness
+        >>> dark, bright = np.full((2, 2, 3), 51, np.uint8), np.full((2, 2, 3), 102, np.uint8)
+        >>> no_motion, everywhere = np.zeros((2, 2, 2), np.float32), np.ones((2, 2), bool)
+        >>> steadiness = Steadiness()
+        >>> steadiness.add(FramePair(dark, dark), FramePair(dark, bright), no_motion, everywhere, everywhere)
+        >>> round(steadiness.measures()["flicker"], 3), steadiness.measures()["flicker_source"]
+        (0.2, 0.0)
+    """
 
     _of_pairs: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, before: FramePair, after: FramePair, backward: Flow, held: Mask, still: Mask) -> None:
-        """Take in the frame `after`, which follows `before`.
+        """Add the change between two consecutive frames.
 
         Args:
-            backward: flow of the source from `after` to `before`.
-            held: where that can be trusted.
+            before: the earlier frame.
+            after: the frame that follows it.
+            backward: the optical flow of the source from `after` to `before`, in px.
+            held: where the flow can be trusted.
             still: where nothing moves.
         """
         for name, earlier, later in self._both(before, after):
@@ -46,7 +64,12 @@ class Steadiness:
             self._append(f"brightness_drift{name}", pixels @ _LUMA - carried @ _LUMA, held)
 
     def measures(self) -> dict[str, float]:
-        """As far as they are known: a video of one frame has none, and flicker needs places that stand still."""
+        """Return the measures that are known so far.
+
+        Returns:
+            The value of each measure by its name. A measure is missing where no pixel could be measured: a video of
+            one frame has none, and flicker needs pixels where nothing moves.
+        """
         return {
             name: abs(sum(values)) if name.startswith("brightness_drift") else float(np.mean(values))
             for name, values in self._of_pairs.items()

@@ -1,6 +1,6 @@
-"""A sweep to look at: a page, a contact sheet, plots and a table, from the folders of its runs.
+"""Reports on sweeps: a page, a contact sheet, plots and a table, made from the folders of the runs.
 
-It can be made at any time, also while the sweep is going, and with runs that failed.
+A report can be written at any time: also while the sweep is running, and with runs that failed.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ PARETO = "pareto.png"
 CONVERGENCE = "convergence.png"
 TABLE = "table.csv"
 FILES = (PAGE, SHEET, PARETO, CONVERGENCE, TABLE)
-_MARKS = ('<meta name="generator" content="nst_exp">', '<header class="head">')  # of a page; the latter of older ones
+# Text that identifies a report's page; older pages have only the latter.
+_MARKS = ('<meta name="generator" content="nst_exp">', '<header class="head">')
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written of a sweep.
+    """The files of a report that was written, and a summary of the sweep.
 
     Attributes:
-        files: all of them; the page is `page`.
-        page: the page.
-        bests: the run with the best score of each case, by the title of the case: "" if there is one case.
-        counts: how many runs are done, failed and unfinished.
+        files: all files that were written, the page among them.
+        page: the page; None if no report could be written.
+        bests: the run with the best score of each case, by the title of the case, which is empty if there is one case.
+        counts: the number of runs that are done, failed and unfinished, by status.
     """
 
     files: Sequence[Path]
@@ -50,20 +51,35 @@ class Report:
 
     @classmethod
     def empty(cls) -> Report:
-        """Of what could not be written."""
+        """Return the report that stands for one that could not be written."""
         return cls((), None, {})
 
 
 def write_report(folder: Path, into: Path | None = None, *, sweep: Sweep | None = None) -> Report:
-    """Write page, contact sheet, plots and table of a sweep, as far as it has come; each file is whole.
+    """Write the page, contact sheet, plots and table of a sweep, with all its runs so far.
+
+    Files are replaced atomically, so that a reader never sees half a file.
 
     Args:
-        folder: of the sweep.
-        into: where to write to; the sweep's folder if None. It is made if it is not there.
-        sweep: some of the runs, or all in another order: see `select`.
+        folder: the folder of the sweep.
+        into: the folder to write to, which is created if necessary; the sweep's folder if None.
+        sweep: the runs to report on, if not all of them or in another order; see `select`.
+
+    Returns:
+        The files that were written, and the best runs.
 
     Raises:
-        InputError: if there is no such sweep or `into` cannot be written.
+        InputError: if `folder` does not exist, or `into` cannot be written.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from nst_exp.report import write_report
+        >>> Path("multirun").mkdir()  # a sweep whose first run has not begun yet
+        >>> report = write_report(Path("multirun"))
+        >>> [file.name for file in report.files]
+        ['report.html', 'contact_sheet.png', 'pareto.png', 'table.csv']
+        >>> report.counts
+        {'done': 0, 'failed': 0, 'unfinished': 0}
     """
     sweep, into = sweep or read_sweep(folder), into or folder
     layout, gallery, title = lay_out(sweep), read_gallery(sweep), title_of(sweep)
@@ -88,7 +104,10 @@ def write_report(folder: Path, into: Path | None = None, *, sweep: Sweep | None 
 
 
 def foreign_files(folder: Path) -> list[str]:
-    """Names of files in `folder` that a report would overwrite; none if a report's page is among them."""
+    """Return the names of files in `folder` that a report would overwrite although no report has written them.
+
+    If the page among them is a report's, all files are taken to be of that report, and no names are returned.
+    """
     names = [name for name in FILES if (folder / name).exists()]
     try:
         page = (folder / PAGE).read_text("utf-8", "replace")
@@ -98,7 +117,7 @@ def foreign_files(folder: Path) -> list[str]:
 
 
 def title_of(sweep: Sweep) -> str:
-    """Photographs by paintings, or the folder's name if the runs do not say."""
+    """Return the title of a report: photographs × paintings, or the folder's name if the runs do not name both."""  # noqa: RUF002
     inputs = input_addresses(sweep)
     names = [
         ", ".join(label(PurePath(address).stem) for address, name in inputs.items() if name == kind)

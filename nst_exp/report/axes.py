@@ -1,4 +1,4 @@
-"""What a sweep varies, and how its runs are therefore laid out."""
+"""Find the settings that a sweep varies, and lay out its runs in rows and columns accordingly."""
 
 from __future__ import annotations
 
@@ -13,19 +13,24 @@ from nst_exp.records.folder import Value
 from nst_exp.report.cases import SCORE
 from nst_exp.report.points import Point, Sweep, lower_is_better, override_of
 
-_LONGEST = 36  # letters of a label
-_PICTURES = ("content", "style")  # the settings that are addresses of pictures
+_LONGEST = 36  # letters; longer labels are cut
+_PICTURES = ("content", "style")  # settings that are addresses of pictures
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A setting with more than one value: numbers ascending, texts in the order they came in."""
+    """A setting with more than one value.
+
+    Attributes:
+        name: the name of the setting.
+        values: its values: numbers in ascending order, texts in the order of the runs.
+    """
 
     name: str
     values: tuple[Value, ...]
 
     def label(self, value: Value) -> str:
-        """A value in a few letters, but as many as tell it from the others."""
+        """Return a short text for a value, long enough to differ from the texts of the other values."""
         return self._labels[value]
 
     @cached_property
@@ -40,13 +45,13 @@ class Axis:
 
 @dataclass(frozen=True)
 class Block:
-    """Runs in rows and columns; labels are empty where the runs only follow one another.
+    """Runs in rows and columns; the labels are empty where the runs simply follow one another.
 
     Attributes:
-        title: the values of the axes that the blocks stand for; empty if there is one block.
-        rows: labels.
-        columns: labels.
-        cells: the runs by row and column; None where there is none.
+        title: the values of the outer axes that this block is for; empty if there is one block.
+        rows: the labels of the rows.
+        columns: the labels of the columns.
+        cells: the runs by row and column; None where there is no run.
     """
 
     title: str
@@ -57,12 +62,12 @@ class Block:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each run stands.
+    """The place of each run.
 
     Attributes:
         axes: all settings that vary.
-        blocks: one, or one for each value of the axes before the last two.
-        is_grid: whether rows and columns mean something.
+        blocks: one block, or one for each combination of values of the axes before the last two.
+        is_grid: whether rows and columns stand for values of axes.
     """
 
     axes: tuple[Axis, ...]
@@ -71,31 +76,31 @@ class Layout:
 
     @property
     def points(self) -> list[Point]:
-        """The runs as they follow one another."""
+        """All runs in reading order."""
         return [cell for block in self.blocks for line in block.cells for cell in line if cell]
 
     @property
     def row_axis(self) -> str:
-        """The name of the axis that runs down, empty if none does."""
+        """The name of the axis whose values are the rows; empty if there is no grid."""
         return self.axes[-2].name if self.is_grid else ""
 
     @property
     def column_axis(self) -> str:
-        """The name of the axis that runs across, empty if none does."""
+        """The name of the axis whose values are the columns; empty if there is no grid."""
         return self.axes[-1].name if self.is_grid else ""
 
     def swept(self, point: Point) -> dict[str, str]:
-        """The point's value on each axis, as labels."""
+        """Return the label of the run's value on each axis, by the name of the axis."""
         return {axis.name: axis.label(point.settings.get(axis.name)) for axis in self.axes}
 
 
 def label(value: Value, *, digits: int = 6, is_picture: bool = False) -> str:
-    """A value in a few letters.
+    """Return a short text for a value.
 
     Args:
-        value: a number, a text or nothing.
-        digits: of a number that has a fraction.
-        is_picture: whether it is the address of one, of which the file's name will do.
+        value: the value of a setting.
+        digits: the number of significant digits of a float.
+        is_picture: whether the value is the address of a picture, which is shortened to the name of its file.
     """
     if value is None:
         return "–"  # noqa: RUF001
@@ -109,9 +114,9 @@ def label(value: Value, *, digits: int = 6, is_picture: bool = False) -> str:
 
 
 def swept_axes(points: Sequence[Point]) -> tuple[Axis, ...]:
-    """The settings given on the command line that differ from run to run, in the command's order.
+    """Return the settings on the command line that differ from run to run, in the order of the command.
 
-    A run that was not given one has the value of its configuration.
+    A run whose command does not name a setting has the value of its configuration.
     """
     keys = dict.fromkeys(override_of(override)[0] for point in points for override in point.overrides)
     axes = (Axis(key, _values(key, points)) for key in keys)
@@ -119,10 +124,11 @@ def swept_axes(points: Sequence[Point]) -> tuple[Axis, ...]:
 
 
 def lay_out(sweep: Sweep) -> Layout:
-    """A grid if the runs fill most of one, else one after the other.
+    """Lay out runs as a grid if they fill more than half of one, and one after the other otherwise.
 
-    Of a grid, the last axis runs across, the one before it down, and further ones make blocks. A sweep still
-    going fills more than half of the grid of the values it has begun, whereas a search fills next to nothing.
+    In a grid, the values of the last axis are the columns and those of the axis before it the rows; each combination
+    of values of further axes has a block of its own. A sweep that is still running fills more than half of the grid
+    of the values that it has reached, whereas a search fills next to nothing.
     """
     axes = swept_axes(sweep.points)
     cells = {tuple(point.settings.get(axis.name) for axis in axes): point for point in sweep.points}
@@ -151,7 +157,7 @@ def _values(key: str, points: Sequence[Point]) -> tuple[Value, ...]:
 
 
 def _flow(sweep: Sweep, axes: Sequence[Axis]) -> Block:
-    """Runs one after the other: as asked for, along the only axis, or case by case with the best first."""
+    """Lay out runs one after the other: in their given order, along the only axis, or by case with the best first."""
     points = list(sweep.points)
     if sweep.ordered:
         pass
@@ -167,5 +173,5 @@ def _flow(sweep: Sweep, axes: Sequence[Axis]) -> Block:
 
 
 def _columns(count: int) -> int:
-    """How many pictures of a flow stand in a row: up to four in one, then about as wide as it is high."""
+    """Return the pictures in a row of a flow: up to four pictures have one row, more are about as wide as high."""
     return max(1, count) if count <= 4 else min(10, max(3, math.ceil(math.sqrt(1.2 * count))))

@@ -1,4 +1,4 @@
-"""Cases: groups of runs whose scores can be compared, because they are measured against the same things."""
+"""Cases: groups of runs whose scores can be compared, because they are measured against the same references."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _RANDOM_EVALUATOR = "tiny"
 
 @dataclass(frozen=True)
 class Reference:
-    """What the measures of a run compare it with.
+    """The inputs and settings that the measures of a run depend on, apart from its picture.
 
     Attributes:
-        identity: equal for two runs if their measures can be compared.
-        names: how each part of the identity is shown to people.
+        identity: a key that is equal for two runs if their measures can be compared.
+        names: a readable text for each part of the identity.
         is_random: whether the evaluator has random weights, so that its numbers mean nothing.
     """
 
@@ -32,15 +32,19 @@ class Reference:
 
     @property
     def is_known(self) -> bool:
-        """Whether the run says which photograph and painting it reads."""
+        """Whether the run names its photograph or its painting."""
         return any(part is not None for part in self.identity[: len(_INPUTS)])
 
     @classmethod
     def of(cls, settings: Mapping[str, Value], tags: Mapping[str, str]) -> Reference:
-        """The reference of a run with these settings and tags.
+        """Return the reference of a run.
 
-        Photograph and painting are told apart by their contents where the run recorded a hash. The seed counts
-        if a run starts from noise: settings are then compared under the same noise.
+        Photographs and paintings are told apart by their contents where the run recorded a hash. The seed is part of
+        the reference of a run that starts from noise, so that settings are compared under the same noise.
+
+        Args:
+            settings: the settings of the run.
+            tags: the tags of its record, such as `sha256.content`.
         """
         inputs = {name: tags.get(f"sha256.{name}") or settings.get(name) for name in _INPUTS}
         others = {name: settings.get(name, tags.get(name)) for name in _REFERENCES}
@@ -52,7 +56,12 @@ class Reference:
 
 @dataclass(frozen=True)
 class Rated:
-    """A run as its case sees it: its number and its measures."""
+    """A run with its measures.
+
+    Attributes:
+        number: the number of the run.
+        numbers: its measures and costs by name.
+    """
 
     number: int
     numbers: Mapping[str, float]
@@ -60,13 +69,13 @@ class Rated:
 
 @dataclass(frozen=True)
 class Case:
-    """The runs that share a reference. Only these are ranked against each other.
+    """The runs that share a reference. Only runs of one case are ranked against each other.
 
     Attributes:
-        title: what tells this case from the others of the sweep; empty if there is only one case.
-        runs: its runs, measured or not.
-        goals: the two measures that style transfer trades.
-        is_ranked: whether its measures mean something.
+        title: the inputs and settings by which this case differs from the others; empty if there is only one case.
+        runs: the runs of the case, with or without measures.
+        goals: the names of the two measures that style transfer trades off: of content and of style.
+        is_ranked: whether runs are ranked by their measures, which mean nothing if the evaluator is random.
     """
 
     title: str
@@ -76,7 +85,7 @@ class Case:
 
     @cached_property
     def best(self) -> int | None:
-        """The number of the run with the best score; None if no run has a score that means something."""
+        """The number of the run with the best score; None if the case is not ranked or has no score."""
         scored = [run for run in self.runs if SCORE in run.numbers] if self.is_ranked else []
         sign = 1 if ALL_MEASURES[SCORE].direction == "lower" else -1
         found = min(scored, key=lambda run: sign * run.numbers[SCORE], default=None)
@@ -84,12 +93,12 @@ class Case:
 
     @cached_property
     def is_contest(self) -> bool:
-        """Whether two runs or more have a score, so that being the best says something."""
+        """Whether at least two runs have a score, so that there is a choice."""
         return sum(SCORE in run.numbers for run in self.runs) > 1
 
     @cached_property
     def front(self) -> frozenset[int]:
-        """The numbers of the runs that no other run of the case beats in both goals."""
+        """The numbers of the runs on the case's Pareto front, as `pareto_front` defines it."""
         content, style = self.goals
         on_front = pareto_front(
             [run.numbers[content] for run in self._rated], [run.numbers[style] for run in self._rated]
@@ -98,7 +107,7 @@ class Case:
 
     @cached_property
     def marked_front(self) -> frozenset[int]:
-        """As `front`, but empty if every run is on it: a mark on every run tells nothing."""
+        """The same as `front`, but empty if every run is on it, because marks on all runs would tell nothing."""
         return self.front if len(self.front) < len(self._rated) else frozenset()
 
     @cached_property
@@ -107,10 +116,17 @@ class Case:
 
 
 def cases_of(runs: Sequence[tuple[Rated, Reference]], goals: tuple[str, str]) -> tuple[Case, ...]:
-    """The cases of a sweep, in the order in which their first runs come.
+    """Group runs into cases.
 
-    A case whose evaluator is random is ranked only if all cases are: in a dry run there is nothing else to show. A run
-    that was refused before it began says nothing of its inputs, has nothing to compare, and goes with the first case.
+    Cases with a random evaluator are ranked only if all cases have one: a dry run has nothing else to show. A run that
+    failed before it recorded its inputs has no measures, and is added to the first case with known inputs.
+
+    Args:
+        runs: each run with its reference.
+        goals: the names of the two measures that style transfer trades off: of content and of style.
+
+    Returns:
+        The cases, in the order of their first runs.
     """
     known = next((reference for _, reference in runs if reference.is_known), None)
     runs = [(run, reference if run.numbers or reference.is_known else known or reference) for run, reference in runs]
@@ -128,7 +144,10 @@ def cases_of(runs: Sequence[tuple[Rated, Reference]], goals: tuple[str, str]) ->
 
 
 def _titles(references: Sequence[Reference]) -> list[str]:
-    """The parts that differ from case to case; equal titles, as of a file that was changed, are counted."""
+    """Return a title for each case, of the parts in which cases differ.
+
+    Titles that would be equal, for example because a file changed between runs, are numbered.
+    """
     if len(references) < 2:
         return [""] * len(references)
     differing = [len(set(parts)) > 1 for parts in zip(*(one.identity for one in references), strict=True)]

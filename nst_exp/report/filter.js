@@ -1,6 +1,6 @@
-// The language in which runs are chosen: filter.py has its grammar, and the same methods under the same names.
+// The language of filters: filter.py documents its grammar, and has the same methods under the same names.
 
-/** Whether each row ({values, text}) meets the condition; throws an Error that says why it cannot be understood. */
+/** Tell which rows ({values, text}) meet a condition; throws an Error with the reason if it cannot be understood. */
 function matching(condition, rows) {
   if (!condition.trim()) return rows.map(() => true);
   const met = new FilterParser(condition, rows).parse();
@@ -266,7 +266,7 @@ function shownValue(part, value) {
   return part.kind === "name" || part.kind === "value" ? `${part.written}, which is ${text},` : text;
 }
 
-/** The name that is written most alike, if one is alike at all. */
+/** Return the name with the most similar spelling, if any is similar enough. */
 function nearest(word, names) {
   const measured = names.map((name) => ({ name, distance: editDistance(word.toLowerCase(), name.toLowerCase()) / Math.max(word.length, name.length) }));
   measured.sort((a, b) => a.distance - b.distance);

@@ -1,6 +1,6 @@
-"""The language in which runs are chosen, by `compare --filter` and by the filter of the page.
+"""The language of filters, which choose runs in `compare --filter` and on a report's page.
 
-`filter.js` has the same language for the page. `tests/data/filters.json` is run against both.
+`filter.js` implements the same language for the page. The tests run `tests/data/filters.json` against both.
 
     filter     = disjunct { ("or" | "|" | "||") disjunct }
     disjunct   = negation { ["and" | "&" | "&&" | ","] negation }       two conditions side by side mean "and"
@@ -14,11 +14,11 @@
     text       = 'in single quotes' | "or double ones", with a backslash before a quote or a backslash
     name       = letters, digits, dots and underscores, or anything `in backticks`
 
-A name stands for a setting, measure or cost, in any case of letters if only one fits. `true`, `false` and `null`
-(or `none`: the run has no such value) are constants. A word or text that stands alone as a condition is looked for
-in the command and the settings of a run. An unknown name on the right of `==`, `!=` or in a list is a text if the
-name on the left has that value in some run. `1 < x < 2` means `1 < x and x < 2`; `'a' in x` means that the text x
-contains a. A run that lacks a value meets `!=` but no other comparison.
+A name is that of a setting, measure or cost; upper and lower case are ignored if only one name fits. `true`, `false`
+and `null` (or `none`: the run has no such value) are constants. A word or text that is a condition by itself is
+searched for in the command and the settings of a run. An unknown name on the right of `==` or `!=` or in a list is a
+text if the name on the left has that value in some run. `1 < x < 2` means `1 < x and x < 2`; `'a' in x` means that
+the text x contains a. A run without a value meets `!=` but no other comparison.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from nst_exp.records.folder import Value
 
 @dataclass(frozen=True)
 class Row:
-    """What a filter knows of a run.
+    """A run as filters read it.
 
     Attributes:
-        values: by name; a name that is missing here, but not in other runs, has no value.
-        text: in which words are looked for.
+        values: settings, measures and costs by name; a name that only other rows have counts as null.
+        text: the text in which words are searched for.
     """
 
     values: Mapping[str, Value | bool]
@@ -48,10 +48,29 @@ class Row:
 
 
 def matching(condition: str, rows: Sequence[Row]) -> list[bool]:
-    """Whether each row meets the condition; an empty condition is met by all.
+    """Tell which rows meet a condition.
+
+    Args:
+        condition: a filter; every row meets an empty one.
+        rows: the runs.
+
+    Returns:
+        For each row, whether it meets the condition.
 
     Raises:
         InputError: if the condition cannot be understood; the message says why.
+
+    Example:
+        >>> from nst_exp.report.filter import Row, matching
+        >>> rows = [
+        ...     Row({"style_weight": 0.1, "pooling": "max"}, "style_weight=0.1 pooling=max"),
+        ...     Row({"style_weight": 1, "pooling": "average"}, "style_weight=1 pooling=average"),
+        ... ]
+        >>> matching("style_weight > 0.5 and pooling == average", rows)
+        [False, True]
+        >>> matching("style_wight > 0.5", rows)
+        Traceback (most recent call last):
+        nst_exp.errors.InputError: 'style_wight' is no key of these runs; did you mean 'style_weight'?
     """
     if not condition.strip():
         return [True] * len(rows)
@@ -91,13 +110,13 @@ _CONSTANTS: dict[str, _Value] = {"true": True, "false": False, "null": None, "no
 
 @dataclass(frozen=True)
 class _Token:
-    """A piece of a filter.
+    """A token of a filter.
 
     Attributes:
         kind: `number`, `text`, `quoted`, `name`, `sign` or `end`.
-        value: what it says; words and signs that mean the same have the same value.
-        start: where it begins in the filter.
-        end: where it ends.
+        value: its text without quotes; words and signs of the same meaning have the same value.
+        start: the index of its first letter in the filter.
+        end: the index after its last letter.
     """
 
     kind: str
@@ -108,14 +127,14 @@ class _Token:
 
 @dataclass(frozen=True)
 class _Part:
-    """A part of a filter: a value, or a condition, which has the values true and false.
+    """A part of a filter: a value, or a condition, whose value is true or false.
 
     Attributes:
-        find: its value in a row.
-        written: as it stands in the filter.
+        find: returns the value of the part for a row.
+        written: the part as it is written in the filter.
         kind: `name`, `word` (a name that no run has), `text`, `number`, `list` or `value`.
-        word: of a name, word, text or number: what it says.
-        members: of a list.
+        word: the text of a name, word, text or number.
+        members: the members of a list.
     """
 
     find: Callable[[Row], _Value]
@@ -126,7 +145,7 @@ class _Part:
 
 
 class _Parser:
-    """Makes a function of a row from a filter, by recursive descent: a method for each line of the grammar."""
+    """Turns a filter into a function of a row by recursive descent, with a method for each rule of the grammar."""
 
     def __init__(self, source: str, rows: Sequence[Row]) -> None:
         self._source, self._rows = source, rows
@@ -135,7 +154,7 @@ class _Parser:
         self._place = 0
 
     def parse(self) -> _Met:
-        """The condition that the whole filter is."""
+        """Return the condition that the whole filter expresses."""
         part = self._either()
         if self._token.kind != "end":
             raise InputError(f"{self._rest()!r} cannot follow {self._before()!r}")
@@ -206,7 +225,7 @@ class _Parser:
         return (lambda row: not found(row)) if sign in ("!=", "not in") else found
 
     def _as_value(self, part: _Part, left: _Part) -> _Part:
-        """`part`, to be compared with `left`: a word if some run has it as the value of the name on the left."""
+        """Return `part` for a comparison with `left`; a word must be a value that `left` has in some run."""
         if part.kind != "word":
             return part
         values = dict.fromkeys(row.values.get(left.word) for row in self._rows) if left.kind == "name" else {}
@@ -221,7 +240,7 @@ class _Parser:
     # --- values
 
     def _list(self, sign: str) -> _Part | None:
-        """A list, if one stands here."""
+        """Return the list that begins here; None if there is none."""
         start, is_in = self._token.start, sign.endswith("in")
         is_round = is_in and self._token.value == "(" and self._token.kind == "sign"
         if not is_round and not (self._token.value == "[" and self._token.kind == "sign"):
@@ -300,7 +319,7 @@ class _Parser:
         return self._tokens[self._place]
 
     def _take(self, value: str) -> bool:
-        """Go past the next token if it is this sign."""
+        """Skip the next token if it is this sign; returns whether it was."""
         found = self._token.kind == "sign" and self._token.value == value
         self._place += found
         return found
@@ -343,7 +362,7 @@ def _tokens(source: str) -> list[_Token]:
 
 
 def _condition(part: _Part) -> _Met:
-    """A part as a condition: one that compares nothing is a word to look for, or is true or false by itself."""
+    """Return a part as a condition: a part that compares nothing is a word to search for, or itself true or false."""
     if part.kind in ("word", "text", "number"):
         wanted = part.word.lower()
         return lambda row: wanted in row.text.lower()
@@ -360,7 +379,7 @@ def _condition(part: _Part) -> _Met:
 
 
 def _equal(left: _Value, right: _Value) -> bool:
-    """Whether two values are the same; texts of a configuration that mean `true` or `null` equal these."""
+    """Tell whether two values are equal; texts such as "true" and "null" equal the constants that they spell."""
     if left is None or right is None:
         return all(value is None or str(value).lower() in ("null", "none") for value in (left, right))
     if isinstance(left, bool) or isinstance(right, bool):

@@ -1,7 +1,8 @@
-"""Text in any script on plots and sheets: letters come from whatever font on this machine has them.
+"""Draw text in any script on plots and sheets, with the fonts of this machine.
 
-DejaVu, which matplotlib carries, is used first. Letters that no font has are written as an ASCII equivalent where
-Unicode knows one, else as their code, so that a name stays readable and can be told from others.
+The first choice is DejaVu, which comes with matplotlib; other letters are taken from any font that has them. Letters
+that no font has are replaced by an ASCII equivalent if Unicode defines one, and by their code otherwise, so that names
+stay readable and distinct.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from matplotlib.ft2font import FT2Font
 from PIL import ImageDraw, ImageFont
 
 _BASE = "DejaVu Sans"
-_PLACEHOLDERS = "lastresort"  # a font of boxes for every letter
+_PLACEHOLDERS = "lastresort"  # a font that draws a box for every letter
 
 
 @dataclass(frozen=True)
 class Letters:
     """A font of one size for Pillow that falls back to other fonts letter by letter.
 
-    Args:
-        size: px.
-        bold: whether to use the bold face; other fonts than DejaVu come in their only face.
-        mono: whether all letters are equally wide.
+    Attributes:
+        size: the size in px.
+        bold: whether to use the bold face of DejaVu; other fonts are used in their regular face.
+        mono: whether to use DejaVu's face in which all letters are equally wide.
     """
 
     size: int
@@ -37,7 +38,7 @@ class Letters:
     mono: bool = False
 
     def getlength(self, text: str) -> float:
-        """The width of a line in px."""
+        """Return the width of a line in px."""
         return sum(font.getlength(part) for font, part in self._parts(text))
 
     def write(self, draw: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, colour: str) -> None:
@@ -48,7 +49,7 @@ class Letters:
             left += font.getlength(part)
 
     def cut(self, text: str, width: float) -> str:
-        """`text`, cut with an ellipsis to what fits into `width` px."""
+        """Return `text`, shortened with an ellipsis if it is wider than `width` px."""
         while len(text) > 1 and self.getlength(text) > width:
             text = text[:-2].rstrip() + "…"
         return text
@@ -59,7 +60,7 @@ class Letters:
         return str(Path(matplotlib.get_data_path(), "fonts", "ttf", name))
 
     def _parts(self, text: str) -> Iterator[tuple[ImageFont.FreeTypeFont, str]]:
-        """The text in parts, each with the font that has its letters."""
+        """Split a text into parts, each with a font that has its letters."""
         shown = (replaced for letter in text for replaced in _drawable(letter))
         for file, letters in groupby(shown, key=self._file_with):
             yield _pillow_font(file, self.size), "".join(letters)
@@ -72,13 +73,24 @@ class Letters:
 
 
 def drawable(text: str) -> str:
-    """`text` for matplotlib: letters that no font has are replaced, and nothing is read as a formula or hidden."""
+    """Prepare a text for matplotlib.
+
+    Letters that no font has are replaced. Dollar signs are escaped so that they start no formula, and a leading
+    underscore is preceded by a space because legends leave out labels that begin with one.
+    """
     shown = "".join(letter if letter == "\n" else _drawable(letter) for letter in text).replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown  # matplotlib's legends leave out such labels
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def families(texts: Iterable[str]) -> list[str]:
-    """Names of fonts for matplotlib that have all letters of `texts` between them, DejaVu first."""
+    """Return the names of fonts that together have all letters of `texts`, DejaVu first.
+
+    Args:
+        texts: the texts of a plot, before `drawable`.
+
+    Returns:
+        A value for matplotlib's setting `font.family`.
+    """
     letters = sorted(set().union(*(drawable(text) for text in texts)))
     others = (entry.name for letter in letters if letter != "\n" and (entry := _font_with(letter)))
     return list(dict.fromkeys([_BASE, *others]))
@@ -86,7 +98,7 @@ def families(texts: Iterable[str]) -> list[str]:
 
 @cache
 def _drawable(letter: str) -> str:
-    """The letter, or what stands for it where no font has it or it cannot be seen."""
+    """Return the letter, or a replacement if no font has it or it is invisible."""
     if letter.isprintable() and _font_with(letter):
         return letter
     plain = unicodedata.normalize("NFKD", letter).encode("ascii", "ignore").decode()
@@ -97,13 +109,13 @@ def _drawable(letter: str) -> str:
 
 @cache
 def _font_with(letter: str) -> FontEntry | None:
-    """The first font that has the letter."""
+    """Return the first font that has the letter; None if there is none."""
     return next((entry for entry in _entries() if ord(letter) in _charmap(entry.fname)), None)
 
 
 @cache
 def _entries() -> list[FontEntry]:
-    """The fonts of this machine: DejaVu first, then upright ones of usual weight."""
+    """Return the fonts of this machine: DejaVu first, then upright fonts of regular weight."""
 
     def rank(entry: FontEntry) -> tuple[bool, bool, bool, str]:
         is_plain = entry.style == "normal" and str(entry.weight) in ("400", "normal", "regular")
@@ -115,7 +127,7 @@ def _entries() -> list[FontEntry]:
 
 @cache
 def _charmap(file: str) -> frozenset[int]:
-    """The code points a font can draw at any size; none if it is gone or damaged."""
+    """Return the code points that a font can draw at any size; none if its file is missing or damaged."""
     try:
         font = FT2Font(file)
         return frozenset(font.get_charmap()) if font.scalable else frozenset()

@@ -10,7 +10,7 @@ const state = {
   view: data.isGrid ? "grid" : "gallery",
   sort: "",
   descending: false,
-  kept: data.axes.map(() => new Set()), // of each axis, the values asked for; none: all
+  kept: data.axes.map(() => new Set()), // the values of each axis that are selected; if none, all are shown
   filter: "",
   met: new Set(data.runs.map((run) => run.number)), // the runs that meet the filter
   frontOnly: false,
@@ -36,7 +36,7 @@ function round(value) {
   return String(Number(value.toPrecision(3)));
 }
 
-/** For captions: as long as any other. */
+/** Round a value for a caption, so that captions are about equally long. */
 const brief = (value) => (Math.abs(value) < 1 ? String(Number(value.toFixed(3))) : round(value));
 
 const breakable = (name) => name.replace(/[_.]/g, "$&\u200b");
@@ -62,7 +62,7 @@ async function copy(text, button) {
 
 const copyButton = (text) => make("button", { type: "button", className: "copy", textContent: "Copy", onclick: (event) => copy(text, event.target) });
 
-// --- pictures: each is in the page once, as text, and made into a file of the browser's when first wanted
+// --- pictures: the page has each one once, as text, and makes a blob of it when it is first shown
 
 const addresses = new Map();
 
@@ -149,12 +149,12 @@ function fillCard(run) {
   card.querySelector(".rank i").style.width = `${100 * goodness(run, key)}%`;
 }
 
-/** The measure that cards show first: what is sorted by, else the score. */
+/** Return the measure that cards show first: the one that runs are sorted by, or else the score. */
 function keyOfValue() {
   return numberOf(state.sort) ? state.sort : data.score;
 }
 
-/** The least and the largest value of a measure or cost in a case. */
+/** Return the smallest and the largest value of a measure or cost in a case. */
 function rangeOf(index, name) {
   const key = `${index} ${name}`;
   if (!ranges.has(key)) {
@@ -164,7 +164,7 @@ function rangeOf(index, name) {
   return ranges.get(key);
 }
 
-/** 0 for the worst run of the case, 1 for the best. */
+/** Return the length of a run's bar: 0.04 for the worst run of the case, 1 for the best, 0 without a value. */
 function goodness(run, name) {
   if (!(name in run.numbers)) return 0;
   const [low, high] = rangeOf(run.case, name);
@@ -182,7 +182,7 @@ function valueOf(run, key) {
   return axis >= 0 ? run.order[axis] : run.numbers[key];
 }
 
-/** Numbers before texts, what is not known last. */
+/** Compare for sorting: numbers come before texts, and unknown values last. */
 function compareValues(a, b, sign) {
   const rank = (value) => (value === undefined || value === null ? 2 : typeof value === "string" ? 1 : 0);
   if (rank(a) !== rank(b)) return rank(a) - rank(b);
@@ -201,7 +201,7 @@ function ordered() {
   return list;
 }
 
-/** Take over the filter; one that cannot be understood says why, and shows all runs. */
+/** Apply a filter; one that cannot be understood shows all runs and the reason. */
 function applyFilter(text) {
   let trouble = "";
   state.filter = text;
@@ -267,7 +267,7 @@ function makeBlock(block) {
 const blocks = data.isGrid ? data.blocks.map(makeBlock) : [];
 at("grid").append(...blocks.map((block) => block.frame));
 
-/** Lay the shown cards into the rows and columns that have any. */
+/** Put the shown cards into the grid, without rows and columns that have none. */
 function placeInGrid(shown) {
   const isSelection = shown.size < data.runs.length;
   for (const block of blocks) {
@@ -290,7 +290,7 @@ function placeInGrid(shown) {
   size();
 }
 
-/** Pictures as large as lets blocks stand side by side, but not too small to see. */
+/** Choose the size of pictures: blocks are placed side by side as long as pictures are large enough to see. */
 function size() {
   const root = document.documentElement;
   root.style.setProperty("--scrollbar", `${window.innerWidth - root.clientWidth}px`);
@@ -354,7 +354,7 @@ function fillTable(list) {
   at("table").tBodies[0].replaceChildren(...list.map((run) => tableRows.get(run.number)));
 }
 
-/** Sort, the best first where something is better; the same key from the table's head again turns the order. */
+/** Sort by a key, the best first for measures and costs; with `mayTurn`, the same key again reverses the order. */
 function sortBy(key, mayTurn) {
   if (mayTurn && key === state.sort) state.descending = !state.descending;
   else state.descending = Boolean(numberOf(key)) && !numberOf(key).lower;
@@ -363,14 +363,14 @@ function sortBy(key, mayTurn) {
   update();
 }
 
-/** The grid has an order of its own, so going there ends any other. */
+/** Show the grid or the gallery; the grid has an order of its own, so runs are not sorted any more. */
 function showView(view) {
   state.view = view;
   if (view === "grid") Object.assign(state, { sort: "", descending: false });
   update();
 }
 
-// --- choosing, and the tray
+// --- chosen runs, and the tray
 
 function choose(number) {
   if (!runs.get(number).size) return;
@@ -384,7 +384,7 @@ function fillTray() {
   at("tray").hidden = state.chosen.size === 0;
   at("chosen").replaceChildren(...[...state.chosen].map((number) => {
     const image = lazily(`run-${number}`, `Run ${number}`);
-    return make("button", { type: "button", title: `Run ${number}: do not choose it`, onclick: () => choose(number) }, image);
+    return make("button", { type: "button", title: `Run ${number}: remove from the chosen runs`, onclick: () => choose(number) }, image);
   }));
   const [first] = state.chosen;
   at("compare").textContent = state.chosen.size === 1 ? `Compare with ${kindOf(contentOf(runs.get(first))).toLowerCase()}` : state.chosen.size === 2 ? "Compare" : `Two can be compared: ${state.chosen.size} are chosen`;
@@ -416,7 +416,7 @@ function openRun(number) {
   if (!at("viewer").open) at("viewer").showModal();
 }
 
-// A video is too large to be put into the page: it is played from its file beside it. GIF and WebP are pictures that move.
+// A video is too large for the page, so it is played from its own file. GIF and WebP are shown as pictures.
 function playerOf(run) {
   if (!run.video) return [];
   const { address, name, isThere } = run.video;
@@ -456,13 +456,13 @@ function openInput(index) {
 function detailsOf(run) {
   const parts = [];
   if (run.status !== "done") parts.push(make("p", { className: "soft", textContent: run.step === null ? run.status : `${run.status}; the picture is that of step ${run.step}` }));
-  if (data.axes.length) parts.push(make("h3", { textContent: "What was swept" }), tableOf(data.axes.map((axis, index) => [axis.name, run.swept[index]])));
+  if (data.axes.length) parts.push(make("h3", { textContent: "Varied settings" }), tableOf(data.axes.map((axis, index) => [axis.name, run.swept[index]])));
   const measures = data.numbers.filter((number) => number.name in run.numbers);
   const rows = (isCost) => measures.filter((number) => number.isCost === isCost).map((number) => [number.label, round(run.numbers[number.name])]);
   if (rows(false).length) parts.push(make("h3", { textContent: "Measures" }), tableOf(rows(false)));
   parts.push(make("h3", { textContent: "Command" }), commandOf(run.command));
   if (run.reproduce) parts.push(commandOf(run.reproduce));
-  if (rows(true).length) parts.push(make("h3", { textContent: "What it took" }), tableOf(rows(true)));
+  if (rows(true).length) parts.push(make("h3", { textContent: "Costs" }), tableOf(rows(true)));
   if (Object.keys(run.losses).length) parts.push(folded("Losses", Object.entries(run.losses).map(([name, value]) => [name, value.toPrecision(3)])));
   parts.push(folded("All settings", Object.entries(run.settings)));
   if (run.file) parts.push(make("p", { className: "soft" }, make("br"), "Beside this page: ", make("a", { href: run.file.address, textContent: run.file.name })));
@@ -485,7 +485,7 @@ function peek(on) {
   showFull();
 }
 
-// --- two pictures compared
+// --- the comparison of two pictures
 
 const sides = { a: null, b: null };
 
@@ -539,10 +539,10 @@ function fillDifferences() {
   }
 }
 
-/** Whether a number is measured against photograph and painting, so that it means nothing across cases. */
+/** Tell whether a number is measured against photograph and painting, and so cannot be compared across cases. */
 const isReference = (number) => !number.isCost;
 
-/** @param better above 0 if A is the better, below if B is. */
+/** Add a row; `better` is positive if A is the better one, and negative if B is. */
 function addDifference(table, name, a, b, better) {
   const cell = (value, won) => make("td", { textContent: plain(value), className: won ? "won" : "soft" });
   table.tBodies[0].append(make("tr", {}, make("th", { className: "text", textContent: name }), cell(a, better > 0), cell(b, better < 0)));
@@ -580,7 +580,7 @@ function connectPlot(plot, prefix) {
   }
 }
 
-/** The picture of a run beside its point or curve. */
+/** Show the picture of a run beside its point or curve. */
 function hint(run, group) {
   const box = group.getBoundingClientRect(), panel = at("hint");
   const image = make("img", { alt: "" });
@@ -593,7 +593,7 @@ function hint(run, group) {
   panel.style.top = `${Math.max(8, Math.min(window.innerHeight - height, box.top - height / 2))}px`;
 }
 
-// --- what is there from the start
+// --- start
 
 function makeControls() {
   const option = (value, textContent) => make("option", { value, textContent });
@@ -601,7 +601,7 @@ function makeControls() {
   at("sort").append(
     option("", data.ordered ? "as asked for" : data.isGrid || data.axes.length < 2 ? "as swept" : "by score"),
     ...group("Measures", data.numbers.filter((one) => !one.isCost).map((one) => option(one.name, one.label))),
-    ...group("What it took", data.numbers.filter((one) => one.isCost).map((one) => option(one.name, one.label))),
+    ...group("Costs", data.numbers.filter((one) => one.isCost).map((one) => option(one.name, one.label))),
     ...group("Settings", data.axes.map((axis) => option(`axis:${axis.name}`, axis.name))),
     ...group("Run", [option("run", "number"), option("status", "status")]),
   );
@@ -611,7 +611,7 @@ function makeControls() {
   at("inputs").append(...data.inputs.map(makeInput));
 }
 
-/** Buttons for the values of an axis, unless they are too many. */
+/** Make buttons for the values of an axis, unless there are too many. */
 function makeChips(axis, index) {
   if (axis.values.length > 10) return null;
   const chips = axis.values.map((value) => make("button", {

@@ -1,7 +1,7 @@
-"""The report as one HTML page that needs no network: pictures, plots, table, and what all of it means.
+"""Render a report as one HTML page with pictures, plots, a table and explanations, which needs no network.
 
-`page.html` is its frame, `page.css` its looks, `page.js` what it does with the data put into it. Every picture is
-in the page once, as text beside the data; the script makes it visible when it comes into view.
+`page.html` is the template of the page, `page.css` its style and `page.js` its script, which works on the JSON data
+that this module adds. Each picture is stored in the page once, as text; the script shows it when it scrolls into view.
 """
 
 from __future__ import annotations
@@ -28,14 +28,17 @@ from nst_exp.report.points import COSTS, Point, Sweep, label_of, lower_is_better
 
 
 def render_page(title: str, sweep: Sweep, layout: Layout, gallery: Gallery, folder: Path) -> str:
-    """The whole page.
+    """Render the page.
 
     Args:
-        title: of the page.
+        title: the title of the page.
         sweep: the runs.
-        layout: where each stands.
-        gallery: their pictures.
-        folder: where the page will lie, for its links to the runs' files.
+        layout: the place of each run.
+        gallery: the pictures of the runs and their inputs.
+        folder: the folder that the page will be written to, to which its links are relative.
+
+    Returns:
+        The HTML of the page.
     """
     inputs = input_addresses(sweep)
     pictures = {f"run-{number}": picture.jpeg for number, picture in gallery.runs.items()}
@@ -64,7 +67,7 @@ def _source(name: str) -> str:
 
 
 def _data(sweep: Sweep, layout: Layout, gallery: Gallery, folder: Path) -> dict[str, Any]:
-    """What the page's script knows."""
+    """Return the data for the page's script."""
     places = {address: place for place, address in enumerate(input_addresses(sweep))}
     rows = rows_of(sweep)
     return {
@@ -107,7 +110,7 @@ def _data(sweep: Sweep, layout: Layout, gallery: Gallery, folder: Path) -> dict[
 
 
 def _is_video(sweep: Sweep, content: str) -> bool:
-    """Whether runs painted this content as a video."""
+    """Tell whether a run read this content as a video."""
     settings = (point.settings for point in sweep.points)
     return any(one.get("source") == "video" and str(one.get("content")) == content for one in settings)
 
@@ -141,7 +144,7 @@ def _run(
 
 
 def _link(path: Path, folder: Path) -> dict[str, Any]:
-    """A file beside the page: its address, percent-encoded, how it is shown, and whether it is there now."""
+    """Return a link to a file: its relative address, percent-encoded, its readable name, and whether it exists."""
     relative = os.path.relpath(path, folder)
     name = os.fsencode(relative).decode("utf-8", "replace")
     return {"address": f"./{quote(os.fsencode(relative))}", "name": name, "isThere": path.is_file()}

@@ -1,4 +1,4 @@
-"""The pictures of a sweep: each file is read once, for the page at full size and small for sheets and plots."""
+"""Read the pictures of a sweep once: large for the page, and small for the contact sheet and plots."""
 
 from __future__ import annotations
 
@@ -15,16 +15,22 @@ from nst_exp.media.image import locate, read_image, to_uint8
 from nst_exp.media.kind import kind_of
 from nst_exp.report.points import Point, Sweep
 
-_LONGEST = 2048  # px of a picture in the page
-_LEAST = 1024  # px, to which a long sweep's pictures may have to shrink
-_PAGE_PIXELS = 100e6  # of all pictures in the page: some 60 MB
-_SMALL = 512  # px of a thumbnail
-_QUALITY = 92  # of JPEG, with colours at full resolution: brush strokes are small
+_LONGEST = 2048  # px, the longest side of a picture in the page
+_LEAST = 1024  # px, the least that the longest side is limited to where a sweep has many pictures
+_PAGE_PIXELS = 100e6  # all pictures of the page together, about 60 MB
+_SMALL = 512  # px, the longest side of a thumbnail
+_QUALITY = 92  # of JPEG; colours have full resolution because brush strokes are small
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture as JPEG, its size, and a small one of at most `_SMALL` px."""
+    """A picture of a report.
+
+    Attributes:
+        jpeg: the content of a JPEG file, for the page.
+        size: width and height of that in px.
+        small: the picture with a longest side of at most 512 px, for the contact sheet and plots.
+    """
 
     jpeg: bytes
     size: tuple[int, int]
@@ -32,7 +38,7 @@ class Picture:
 
     @property
     def shape(self) -> float:
-        """Height over width."""
+        """The height divided by the width."""
         return self.size[1] / self.size[0]
 
 
@@ -41,8 +47,8 @@ class Gallery:
     """All pictures of a sweep.
 
     Attributes:
-        runs: by the run's number; a run without a readable picture has none.
-        inputs: photographs and paintings by their address in the configuration, None if not on this machine.
+        runs: the pictures of runs by number, without runs that have no readable picture.
+        inputs: photographs and paintings by their address in the configuration; None if not on this machine.
     """
 
     runs: Mapping[int, Picture]
@@ -50,7 +56,7 @@ class Gallery:
 
 
 def read_gallery(sweep: Sweep) -> Gallery:
-    """Read every picture there is; what cannot be read is left out."""
+    """Read the pictures of all runs and their inputs; missing and damaged pictures are left out."""
     count = max(1, len(sweep.points))
     longest = round(min(_LONGEST, max(_LEAST, math.sqrt(_PAGE_PIXELS / count))))
     runs = {point.number: picture for point in sweep.points if (picture := _of_run(point, longest))}
@@ -60,7 +66,7 @@ def read_gallery(sweep: Sweep) -> Gallery:
 
 
 def input_addresses(sweep: Sweep) -> dict[str, str]:
-    """The photographs and paintings of all runs, by address: `content` or `style`."""
+    """Return the addresses of all photographs and paintings, with `content` or `style` for each."""
     return {
         str(point.settings[name]): name
         for name in ("content", "style")
@@ -75,7 +81,7 @@ def _of_run(point: Point, longest: int) -> Picture | None:
     try:
         with Image.open(point.picture) as file:
             return _picture(file.convert("RGB"), longest)
-    except (OSError, Image.DecompressionBombError):  # gone or damaged: the table still tells of the run
+    except (OSError, Image.DecompressionBombError):  # missing or damaged; the table still lists the run
         return None
 
 

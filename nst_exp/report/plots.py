@@ -1,4 +1,4 @@
-"""Plots of a sweep: what its runs keep against what they reach, and how they got there."""
+"""Plots of a sweep: content against style for all runs, and the convergence of their losses."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ Column = npt.NDArray[Any]
 _SIZE = (7.2, 5.2)  # inches
 _DPI = 150
 _MOST_COLOURS = 10
-_DISC, _SMALL_DISC = 17, 13  # points across a numbered disc; the latter in plots of more than `_MANY` runs
+_DISC, _SMALL_DISC = 17, 13  # diameters of a numbered disc in points; the latter for more than `_MANY` runs
 _MANY = 50  # runs
-_ROUNDS = 300  # of pushing discs apart
-_MOST_SPREAD = 300  # runs: discs of more cover the plot wherever they stand
-_LABEL = 0.025  # height of a run's number over that of the plot
+_ROUNDS = 300  # at most, in which overlapping discs are pushed apart
+_MOST_SPREAD = 300  # runs; the discs of more would cover the plot wherever they are
+_LABEL = 0.025  # the height of a run's number as a share of the plot's
 _STRIP = 6  # pictures below the Pareto plot
 _GRID = "#d9d9d9"
-# about as light as each other, so that all can be seen on white and on black
+# Hues of similar lightness, so that all are visible on white and on black.
 _HUES = LinearSegmentedColormap.from_list("hues", ["#3a7bd5", "#129a8b", "#85981c", "#d68100", "#d4476a"])
-# of cases: as far from each other and from `BEST` as white numbers and a dark page allow
+# The colours of cases, as distinct from each other and from `BEST` as white numbers and a dark page allow.
 _CASES = ("#3a7bd5", "#d4476a", "#1f9d43", "#9a3fe0", "#247672", "#968e99", "#697003", "#86957f", "#c573c6", "#6e6494")
-# the page's own colours, in place of those on paper
+# The variables of page.css that replace these colours in a page, so that plots follow its theme.
 _VARIABLES = {INK: "ink", SOFT: "soft", _GRID: "line", PAPER: "card", BEST: "best", FRONT: "front"}
 _STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text, in the page's own font
-    "svg.hashsalt": "nst_exp",  # the same plot gives the same bytes
+    "svg.fonttype": "none",  # text remains text and is shown in the font of the page
+    "svg.hashsalt": "nst_exp",  # the ids, and so the bytes, depend on the plot only
     "font.size": 10,
     "axes.edgecolor": SOFT,
     "axes.labelcolor": INK,
@@ -61,9 +61,9 @@ _STYLE: dict[Any, Any] = {
 
 
 def pareto_plot(sweep: Sweep) -> Figure:
-    """Runs by what they keep and what they reach; the front is drawn, each point bears its number.
+    """Plot the runs by their measures of content and style, with their numbers and the Pareto front of each case.
 
-    In SVG, what belongs to a run has the id `point-NUMBER`.
+    In SVG, the disc of a run has the id `point-NUMBER`.
     """
     with matplotlib.rc_context(_STYLE | _fonts(case.title for case in sweep.cases)):
         figure = Figure(_SIZE, layout="constrained")
@@ -72,7 +72,11 @@ def pareto_plot(sweep: Sweep) -> Figure:
 
 
 def pareto_sheet(sweep: Sweep, layout: Layout, gallery: Gallery) -> Figure:
-    """The Pareto plot with pictures along the front below it, from the photograph to the painting."""
+    """Draw the Pareto plot with up to six pictures from the front below it.
+
+    The pictures are ordered from the one closest to the photograph to the one closest to the painting. Without any,
+    this is the plot alone.
+    """
     shown = _along([point for line in _fronts(sweep) for point in line], _STRIP)
     shown = [point for point in shown if point.number in gallery.runs]
     if not shown:
@@ -94,9 +98,9 @@ def pareto_sheet(sweep: Sweep, layout: Layout, gallery: Gallery) -> Figure:
 
 
 def convergence_plot(sweep: Sweep, layout: Layout) -> Figure:
-    """The total loss of each run over its evaluations, coloured by the first axis.
+    """Plot the total loss of each run over the evaluations of loss and gradient, coloured by the first axis.
 
-    In SVG, what belongs to a run has the id `curve-NUMBER`.
+    In SVG, the curve of a run has the id `curve-NUMBER`.
     """
     with matplotlib.rc_context(_STYLE | _fonts(_swept(layout))):
         figure = Figure(_SIZE, layout="constrained")
@@ -112,26 +116,31 @@ def convergence_plot(sweep: Sweep, layout: Layout) -> Figure:
 
 
 def has_curves(sweep: Sweep) -> bool:
-    """Whether any run has a curve to plot: runs of videos have none."""
+    """Tell whether any run has a curve to plot; runs of videos have none."""
     return next(_curves(sweep), None) is not None
 
 
 def _swept(layout: Layout) -> Iterator[str]:
-    """The names and values of the axes, as they are shown."""
+    """Yield the names and values of the axes as plots show them."""
     for axis in layout.axes:
         yield axis.name
         yield from map(axis.label, axis.values)
 
 
 def _fonts(texts: Iterable[str]) -> dict[Any, Any]:
-    """The setting of matplotlib by which all letters of `texts` can be drawn."""
+    """Return the setting of matplotlib with which all letters of `texts` can be drawn."""
     return {"font.family": families(texts)}
 
 
 def svg(figure: Figure, name: str) -> str:
-    """A figure as an SVG element to stand in a page; `name` keeps its ids apart from other figures'.
+    """Return a figure as an SVG element for a page.
 
-    Ink, paper and grey become the page's own, so that they follow its light or dark theme.
+    The colours of ink, paper, lines and marks are replaced by the page's variables, so that they follow its light or
+    dark theme.
+
+    Args:
+        figure: a plot of this module.
+        name: a prefix of all ids, which makes them differ from those of other figures in the page.
     """
     with matplotlib.rc_context(_STYLE):
         buffer = io.StringIO()
@@ -146,7 +155,7 @@ def svg(figure: Figure, name: str) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as a PNG on white."""
+    """Return a figure as the content of a PNG file with a white background."""
     with matplotlib.rc_context(_STYLE):
         figure.set_dpi(_DPI)
         buffer = io.BytesIO()
@@ -186,9 +195,9 @@ def _draw_pareto(axes: Axes, sweep: Sweep) -> None:
 
 
 def _draw_point(axes: Axes, sweep: Sweep, point: Point, zorder: float, shift: tuple[float, float], size: float) -> None:
-    """A run as a disc with its number: filled on the front of its case, in another colour if it is the best.
+    """Draw a run as a disc with its number: filled on the front of its case, in another colour if it is the best.
 
-    A disc that stands `shift` points beside its run is connected to it by a line.
+    The disc is drawn `shift` points from the run's place, and connected to it by a line if that is far.
     """
     is_best, on_front = point.number in sweep.starred, point.number in sweep.front
     case_colour = _case_colour(sweep, point)
@@ -214,11 +223,11 @@ def _draw_point(axes: Axes, sweep: Sweep, point: Point, zorder: float, shift: tu
 
 
 def _shifts(axes: Axes, sweep: Sweep, points: Sequence[Point], distance: float) -> list[tuple[float, float]]:
-    """How far the disc of each point stands beside it, (x, y) in points, so that no disc hides another's number."""
+    """Return the shift (x, y) of each disc from its place in points, so that no disc hides another's number."""
     if len(points) > _MOST_SPREAD:
         return [(0.0, 0.0)] * len(points)
     figure = _figure(axes)
-    figure.draw_without_rendering()  # settles where the axes are and what they span
+    figure.draw_without_rendering()  # fixes the place and the limits of the axes
     per_inch = 72 / figure.dpi
     places = axes.transData.transform(np.transpose(_goals(points, sweep))) * per_inch
     low, high = axes.bbox.get_points() * per_inch
@@ -233,9 +242,9 @@ def _figure(axes: Axes) -> Figure:
 
 
 def _spread(places: Column, distance: float, low: Column, high: Column) -> Column:
-    """`places`, (N, 2), moved until they are `distance` apart, as far as there is room between `low` and `high`."""
+    """Move `places`, (N, 2), until they are `distance` apart, as far as there is room between `low` and `high`."""
     angles = np.arange(len(places)) * np.pi * (3 - np.sqrt(5))
-    ways = 1e-3 * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # in which equal places are left
+    ways = 1e-3 * np.stack([np.cos(angles), np.sin(angles)], axis=1)  # directions that separate equal places
     spread = places
     for _ in range(_ROUNDS):
         between = (spread + ways)[:, None] - (spread + ways)
@@ -249,12 +258,12 @@ def _spread(places: Column, distance: float, low: Column, high: Column) -> Colum
 
 
 def _case_colour(sweep: Sweep, point: Point) -> str:
-    """The colour of the run's case: that of the front if there is one case, or more than can be told apart."""
+    """Return the colour of the run's case; with one case or too many to tell apart, all have that of the front."""
     return _CASES[sweep.case_of[point.number]] if 1 < len(sweep.cases) <= _MOST_COLOURS else FRONT
 
 
 def _fronts(sweep: Sweep) -> list[list[Point]]:
-    """The runs on the front of each case, from the most faithful to the most painted."""
+    """Return the runs on the front of each case, ordered from the photograph to the painting."""
     content, style = sweep.goals
     lines: list[list[Point]] = [[] for _ in sweep.cases]
     for point in sweep.points:
@@ -264,7 +273,7 @@ def _fronts(sweep: Sweep) -> list[list[Point]]:
 
 
 def _along(points: Sequence[Point], most: int) -> list[Point]:
-    """At most `most` of the points, evenly spread, both ends among them."""
+    """Return at most `most` of the points, evenly spaced and with both ends."""
     if len(points) <= most:
         return list(points)
     return [points[round(index * (len(points) - 1) / (most - 1))] for index in range(most)]
@@ -277,7 +286,7 @@ def _goals(points: Sequence[Point], sweep: Sweep) -> tuple[list[float], list[flo
 
 @dataclass(frozen=True)
 class _Curve:
-    """The total loss of a run, where a log axis can show it."""
+    """The total losses of a run, without values that a logarithmic axis cannot show."""
 
     point: Point
     evaluations: Column
@@ -295,7 +304,7 @@ def _curves(sweep: Sweep) -> Iterator[_Curve]:
 
 
 def _colour(axis: Axis, value: Value) -> Any:
-    """Blue to red along an axis."""
+    """Return the colour of a value, from blue for the first of an axis to red for the last."""
     return _HUES(axis.values.index(value) / (len(axis.values) - 1))
 
 
@@ -321,7 +330,7 @@ def _finish_convergence(axes: Axes, axis: Axis | None, curves: Sequence[_Curve])
 
 
 def _number_ends(axes: Axes, curves: Sequence[_Curve]) -> None:
-    """The runs' numbers at the ends of their curves, as many as do not overlap."""
+    """Write the numbers of runs at the ends of their curves, as long as they do not overlap."""
     low, high = np.log(axes.get_ylim())
     last = -np.inf
     for curve in sorted(curves, key=lambda curve: float(curve.losses[-1])):

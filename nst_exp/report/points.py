@@ -1,4 +1,4 @@
-"""A sweep as a table: a row for each run, finished or not, with what was set, what was measured and what it took."""
+"""Read a sweep: the settings, measures, costs and state of each run, finished or not."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ from nst_exp.report.cases import Case, Rated, Reference, cases_of
 from nst_exp.report.filter import Row, matching
 
 DONE, FAILED, UNFINISHED = "done", "failed", "unfinished"
-_DEFAULT_STORE = "/outputs/mlflow.db"  # where nst_exp.reproduce looks by itself
-
+_DEFAULT_STORE = "/outputs/mlflow.db"  # the store that `nst_exp.reproduce` reads by default
 _PLACING = ("hydra.sweeper", "hydra/sweeper", "hydra.launcher", "hydra/launcher")
 
-# what a run took, by its key in result.json, and how that is called
+# The costs of a run: their keys in result.json, and their names in reports.
 COSTS = {
     "total_loss": "final loss",
     "evaluations": "evaluations",
@@ -45,15 +44,15 @@ class Point:
     """One run of a sweep.
 
     Attributes:
-        number: its folder's name.
-        folder: where its files are.
+        number: the number of the run, which is also the name of its folder.
+        folder: the folder of the run.
         status: `DONE`, `FAILED` or `UNFINISHED`.
-        overrides: Hydra's, of this run.
-        settings: every setting by its name, what can be read as a number being one.
-        numbers: its measures and costs, as far as they are known.
-        losses: the loss by its terms.
-        error: why it failed, else empty.
-        reference: what its measures compare it with.
+        overrides: Hydra's overrides of this run.
+        settings: all settings by name; texts that can be read as numbers are numbers.
+        numbers: the measures and costs that are known, by name.
+        losses: the final loss by its terms.
+        error: the reason why the run failed; empty if it did not.
+        reference: the inputs and settings that its measures depend on.
     """
 
     number: int
@@ -68,48 +67,48 @@ class Point:
 
     @property
     def picture(self) -> Path | None:
-        """Its picture, or the latest on the way; None before there is any."""
+        """The finished picture, or the latest one of its progress; None before the first."""
         if self.status == DONE:
             return self.folder.path / self.folder.result.pastiche
         return next((path for _, path in reversed(list(self.folder.progress))), None)
 
     @property
     def video(self) -> Path | None:
-        """Its video; None if it has none."""
+        """The video; None if there is none."""
         result = self.folder.result_so_far
         return self.folder.path / result.video if result is not None and result.video else None
 
     @property
     def step(self) -> int | None:
-        """The step of `picture` if that is one on the way."""
+        """The step of `picture` if the run is not done; None otherwise."""
         return None if self.status == DONE else next((step for step, _ in reversed(list(self.folder.progress))), None)
 
     @property
     def command(self) -> str:
-        """What repeats it by its settings."""
+        """The command that repeats the run by its settings."""
         return f"python -m nst_exp.run {shlex.join(self.overrides)}".strip()
 
     @property
     def reproduce(self) -> str | None:
-        """What repeats it from MLflow; None if it is not tracked."""
+        """The command that repeats the run from MLflow; None if the run is not tracked."""
         tracked = self.folder.tracked
         if tracked is None:
             return None
         uri = tracked.tracking_uri
-        is_default = uri.endswith(_DEFAULT_STORE) or urlsplit(uri).password  # a page is shown around
+        is_default = uri.endswith(_DEFAULT_STORE) or urlsplit(uri).password  # pages are passed on to other people
         store = "" if is_default else f" --tracking-uri {shlex.quote(uri)}"
         return f"python -m nst_exp.reproduce {tracked.run_id}{store}"
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs in a sweep's folder, all or some, in an order.
+    """All runs of a sweep, or a selection of them.
 
     Attributes:
-        folder: where they are.
-        overrides: of the command that began it; empty if that is not known.
-        points: the runs.
-        ordered: whether somebody asked for this order.
+        folder: the folder of the sweep.
+        overrides: the overrides of the command that started the sweep; empty if unknown.
+        points: the runs in order.
+        ordered: whether the user asked for this order.
     """
 
     folder: Path
@@ -119,34 +118,34 @@ class Sweep:
 
     @property
     def command(self) -> str:
-        """The command that began it; empty if that is not known."""
+        """The command that started the sweep; empty if unknown."""
         return f"python -m nst_exp.run -m {shlex.join(self.overrides)}" if self.overrides else ""
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many runs are done, failed and unfinished."""
+        """The number of runs that are done, failed and unfinished, by status."""
         return {status: sum(point.status == status for point in self.points) for status in (DONE, FAILED, UNFINISHED)}
 
     @cached_property
     def numbers(self) -> list[str]:
-        """The measures and costs that any run has."""
+        """The names of the measures and costs that at least one run has."""
         known = {name for point in self.points for name in point.numbers}
         return [name for name in (*ALL_MEASURES, *COSTS) if name in known]
 
     @property
     def goals(self) -> tuple[str, str]:
-        """The two measures that style transfer trades: of what is kept, and of what is reached."""
+        """The names of the two measures that style transfer trades off: of content and of style."""
         content = "lpips" if "lpips" in self.numbers else "content_distance"
         return content, "style_distance"
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
-        """The runs in groups that can be compared: only runs of one case are ranked against each other."""
+        """The groups of runs whose scores can be compared; only runs of one case are ranked against each other."""
         return cases_of([(Rated(point.number, point.numbers), point.reference) for point in self.points], self.goals)
 
     @cached_property
     def case_of(self) -> Mapping[int, int]:
-        """The index of its case by a run's number."""
+        """The index of each run's case in `cases`, by the number of the run."""
         return {run.number: index for index, case in enumerate(self.cases) for run in case.runs}
 
     @cached_property
@@ -162,17 +161,17 @@ class Sweep:
 
     @cached_property
     def front(self) -> frozenset[int]:
-        """The numbers of the runs that no other run of their case beats in both goals."""
+        """The numbers of the runs on the Pareto fronts of their cases."""
         return frozenset().union(*(case.front for case in self.cases))
 
     @cached_property
     def marked_front(self) -> frozenset[int]:
-        """As `front`, without the cases in which every run is on the front: a mark tells nothing there."""
+        """The same as `front`, without cases whose runs are all on the front: marks would tell nothing there."""
         return frozenset().union(*(case.marked_front for case in self.cases))
 
     @property
     def ranking_note(self) -> str:
-        """What the marks mean in this sweep, in a sentence or two; empty if nothing has a score."""
+        """A sentence or two on the meaning of the marks in this sweep; empty if there is nothing to explain."""
         best = ""
         if self.starred:
             cases = f" of each of the {len(self.cases)} cases (runs measured against the same)"
@@ -181,7 +180,7 @@ class Sweep:
 
     @property
     def unmarked_notes(self) -> list[str]:
-        """Why runs that could be expected to bear a mark bear none, a sentence each."""
+        """Sentences on why runs are not marked where a mark could be expected."""
         notes = []
         if self.bests and not self.starred:
             notes.append("A lower score is better; no case has two runs to choose from.")
@@ -193,22 +192,22 @@ class Sweep:
 
 
 def label_of(name: str) -> str:
-    """A measure or cost in a word or two."""
+    """Return the short name of a measure or cost."""
     return ALL_MEASURES[name].label if name in ALL_MEASURES else COSTS[name]
 
 
 def lower_is_better(name: str) -> bool:
-    """Whether a measure or cost is better when it is lower."""
+    """Tell whether lower values of a measure or cost are better."""
     if name in ALL_MEASURES:
         return ALL_MEASURES[name].direction == "lower"
     return name != "evaluations_per_second"
 
 
 def read_sweep(folder: Path) -> Sweep:
-    """The sweep in `folder`, as far as it has come.
+    """Read the sweep in `folder` with all runs that have begun, finished or not.
 
     Raises:
-        InputError: if there is no such folder.
+        InputError: if `folder` cannot be read.
     """
     try:
         folders = run_folders(folder)
@@ -221,15 +220,18 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def select(sweep: Sweep, condition: str = "", sort: Sequence[str] = ()) -> Sweep:
-    """The runs that meet `condition`, ordered by the keys `sort`.
+    """Select the runs that meet a condition, and sort them.
 
     Args:
-        sweep: all runs.
-        condition: in the language of `nst_exp.report.filter`; empty for all.
-        sort: names of settings, measures or costs, with a `-` in front for descending order; the first counts most.
+        sweep: the runs to select from.
+        condition: a filter in the language of `nst_exp.report.filter`; empty for all runs.
+        sort: names of settings, measures or costs, the most important first; a leading `-` means descending order.
+
+    Returns:
+        The sweep with these runs only. Runs without a value to sort by come last.
 
     Raises:
-        InputError: if the condition cannot be read or a key is unknown.
+        InputError: if the condition cannot be understood or a key is unknown.
     """
     points = list(sweep.points)
     if condition:
@@ -244,7 +246,11 @@ def select(sweep: Sweep, condition: str = "", sort: Sequence[str] = ()) -> Sweep
 
 
 def table(sweep: Sweep) -> pd.DataFrame:
-    """A row for each run: number, status, case, settings, measures, costs, `best`, `on_front`, error, folder."""
+    """Return a table with a row for each run.
+
+    The columns are `run`, `status`, `case` (if there are several), all settings, measures and costs, `best`,
+    `on_front`, `error` and `folder`.
+    """
     settings = list(dict.fromkeys(name for point in sweep.points for name in point.settings))
     rows = [
         {
@@ -275,13 +281,13 @@ def table(sweep: Sweep) -> pd.DataFrame:
 
 
 def override_of(text: str) -> tuple[str, Value]:
-    """Key and value of one of Hydra's overrides."""
+    """Split one of Hydra's overrides into its key and its value."""
     key, _, value = text.lstrip("+").partition("=")
     return key, value_of(value)
 
 
 def value_of(text: Any) -> Value:
-    """A number if it can be read as one, else the text."""
+    """Return a number if the text can be read as a finite one, else the text without blanks and quotes around it."""
     if text is None or (isinstance(text, int | float) and not isinstance(text, bool)):
         return text
     plain = str(text).strip().strip("'\"")
@@ -293,7 +299,7 @@ def value_of(text: Any) -> Value:
 
 
 def _placing(run: RunFolder) -> tuple[str, ...]:
-    """The overrides of the sweep's command that say how its points are chosen and run, from Hydra's own record."""
+    """Return the overrides of the sweep's command that choose Hydra's sweeper and launcher, from Hydra's record."""
     try:
         hydra = yaml.safe_load((run.path / ".hydra" / "hydra.yaml").read_text())["hydra"]
         given = map(str, hydra["overrides"]["hydra"])
@@ -303,7 +309,7 @@ def _placing(run: RunFolder) -> tuple[str, ...]:
 
 
 def _began(run: RunFolder) -> bool:
-    """Whether anything is known of a run; Hydra makes its folder a moment earlier."""
+    """Tell whether a run has begun; Hydra creates its folder a moment earlier."""
     return bool(_overrides(run)) or run.finished
 
 
@@ -338,7 +344,7 @@ def _shown_costs(result: Result) -> dict[str, float]:
 
 
 def _settings(run: RunFolder) -> tuple[dict[str, Value], Mapping[str, str]]:
-    """Every setting under its readable name, and the run's tags; from the configuration if it has no record."""
+    """Return all settings by their readable names, and the tags; a run without a record has only a configuration."""
     with contextlib.suppress(InputError):
         record = run.record
         return {name: value_of(value) for name, value in record.params.items()}, record.tags
@@ -356,7 +362,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Valu
 
 
 def rows_of(sweep: Sweep) -> list[Row]:
-    """What a filter knows of each run: all of `table`, and in which words are looked for."""
+    """Return each run for filters: its values in `table`, and the text in which words are searched for."""
     frame = table(sweep)
     values: list[dict[str, Value | bool]] = [
         {str(name): None if _missing(value) else value for name, value in line.items()}
@@ -366,13 +372,13 @@ def rows_of(sweep: Sweep) -> list[Row]:
 
 
 def _text(point: Point, values: Mapping[str, Value | bool]) -> str:
-    """The command and all values of a run that are texts."""
+    """Return the number, the command and all values of a run that are texts."""
     texts = (value for name, value in values.items() if isinstance(value, str) and name != "folder")
     return " ".join([str(point.number), point.command, *texts])
 
 
 def _sorted(points: Sequence[Point], key: str, sweep: Sweep) -> list[Point]:
-    """By one key, equal ones left in their order; runs without a value come last either way."""
+    """Sort by one key; equal runs keep their order, and runs without a value come last in both directions."""
     frame, name = table(sweep), key.removeprefix("-")
     if name not in frame:
         near = difflib.get_close_matches(name, list(frame), 1, cutoff=0.7)
@@ -385,7 +391,7 @@ def _sorted(points: Sequence[Point], key: str, sweep: Sweep) -> list[Point]:
 
 
 def _choices(sweep: Sweep) -> str:
-    """What can be asked for, the keys of the command first."""
+    """Return the keys for filters and sorting as a list to read, those of the command first."""
     given = dict.fromkeys(override_of(override)[0] for point in sweep.points for override in point.overrides)
     return ", ".join(["run", "status", *given, *sweep.numbers, "or any other setting"])
 
@@ -395,7 +401,7 @@ def _missing(value: Any) -> bool:
 
 
 def _rank(value: Any) -> tuple[bool, Any]:
-    """Numbers before texts."""
+    """Return a key for sorting that puts numbers before texts."""
     return isinstance(value, str), value
 
 

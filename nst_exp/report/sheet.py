@@ -1,4 +1,4 @@
-"""The contact sheet: all pictures of a sweep on one, laid out by what was swept."""
+"""Draw the contact sheet: one picture with those of all runs, laid out by the settings that the sweep varies."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from nst_exp.report.points import DONE, FAILED, Point, Sweep, label_of, lower_is
 PAPER, INK, SOFT = "#ffffff", "#1c1c1c", "#6a6a6a"
 BEST, FRONT, BAD = "#c77700", "#00857a", "#b3261e"
 _LINE, _EMPTY = "#d6d6d6", "#f2f2f2"
-_LARGEST, _SMALLEST = 420, 150  # px of a picture's width
-_SHEET = 4000  # px, what the sheet's width and height should stay below
-_LEAST_SHEET = 1180  # px of its width, for the header and the legend
+_LARGEST, _SMALLEST = 420, 150  # px, the limits of a picture's width
+_SHEET = 4000  # px, which the width and height of the sheet should not exceed
+_LEAST_SHEET = 1180  # px, the least width of the sheet, for the header and the legend
 _GAP = 18  # px between pictures
 _MARGIN = 48  # px around everything
-_SHAPE = 1.4  # width of a sheet over its height, if blocks can be arranged for that
-_TALLEST = 1.6  # height of a cell over its width
-_MOST_WINNERS = 6  # lines in the header
-_LEGEND_LINE, _LEGEND_MARK = 30, 26  # px of its height, and of a mark's width
+_SHAPE = 1.4  # width of the sheet over its height, as far as blocks can be arranged so
+_TALLEST = 1.6  # the largest height of a cell over its width
+_MOST_WINNERS = 6  # lines for best runs in the header
+_LEGEND_LINE, _LEGEND_MARK = 30, 26  # px, the height of a line and the width of a mark
 
 Corner = tuple[int, int]
-_Mark = Callable[[ImageDraw.ImageDraw, Corner, int], None]  # draws at a centre with a radius
+_Mark = Callable[[ImageDraw.ImageDraw, Corner, int], None]  # draws a mark of a radius around a centre
 
 
 def draw_sheet(title: str, sweep: Sweep, layout: Layout, gallery: Gallery) -> Image.Image:
-    """The contact sheet of a sweep, however far it has come.
+    """Draw the contact sheet of a sweep, finished or not.
 
     Args:
-        title: stands on top.
+        title: the title at the top.
         sweep: the runs.
-        layout: where each stands.
-        gallery: their pictures.
+        layout: the place of each run.
+        gallery: the pictures of the runs and their inputs.
     """
     sheet = _Sheet(sweep, layout, gallery, _style(layout, gallery))
     rows = [_beside(row) for row in _arranged([sheet.block(block) for block in layout.blocks])]
@@ -50,7 +50,7 @@ def draw_sheet(title: str, sweep: Sweep, layout: Layout, gallery: Gallery) -> Im
 
 @dataclass(frozen=True)
 class _Style:
-    """Sizes in px: of a picture and of the letters."""
+    """The sizes of pictures and letters in px."""
 
     width: int
     height: int
@@ -59,17 +59,17 @@ class _Style:
 
     @property
     def row(self) -> int:
-        """From one row of pictures to the next."""
+        """The distance from one row of pictures to the next."""
         return self.height + 3 * self.text + _GAP + 6
 
     @property
     def column(self) -> int:
-        """From one column of pictures to the next."""
+        """The distance from one column of pictures to the next."""
         return self.width + _GAP
 
 
 def _style(layout: Layout, gallery: Gallery) -> _Style:
-    """Pictures as large as the sheet allows, in the shape of the tallest."""
+    """Choose cells as large as the sheet allows, in the shape of the tallest picture."""
     columns = max(len(block.columns) for block in layout.blocks)
     rows = sum(len(block.rows) for block in layout.blocks)
     shapes = [picture.shape for picture in gallery.runs.values()]
@@ -90,7 +90,7 @@ class _Sheet:
     style: _Style
 
     def block(self, block: Block) -> Image.Image:
-        """Rows and columns with their labels, or pictures one after the other."""
+        """Draw a block: rows and columns with labels, or pictures that follow one another."""
         style, plain, bold = self.style, Letters(self.style.text), Letters(self.style.text, bold=True)
         gutter = head = 0
         if self.layout.is_grid:
@@ -120,7 +120,7 @@ class _Sheet:
             bold.write(draw, (0, top + round(1.3 * style.text)), text, INK)
 
     def _cell(self, image: Image.Image, corner: Corner, point: Point | None) -> None:
-        """A picture with its number, marks and measures; or what is the matter with it."""
+        """Draw a run's picture with its number, marks and measures, or the reason why there is no picture."""
         draw, (left, top), style = ImageDraw.Draw(image), corner, self.style
         box = (left, top, left + style.width - 1, top + style.height - 1)
         if point is None:
@@ -162,7 +162,7 @@ class _Sheet:
         small.write(draw, (corner[0], top + round(1.45 * style.text)), small.cut(second, style.width), SOFT)
 
     def _lines(self, point: Point) -> tuple[str, str]:
-        """What stands below a picture; where labels do not tell the settings, the first line does."""
+        """Return the two lines below a picture; the first has the settings if labels do not show them."""
         shown = [name for name in (SCORE, *self.sweep.goals) if name in point.numbers]
         texts = [f"{label_of(name)} {point.numbers[name]:.3g}" for name in shown]
         if point.status != DONE:
@@ -172,7 +172,7 @@ class _Sheet:
         return "  ".join(self.layout.swept(point).values()), "  ".join(texts)
 
     def _words(self, draw: ImageDraw.ImageDraw, corner: Corner, text: str, colour: str) -> None:
-        """Text in the middle of a cell, as much as it holds."""
+        """Write a text in the middle of a cell, without lines for which it has no room."""
         style, font = self.style, Letters(self.style.small)
         letters = max(8, int((style.width - 2 * _GAP) / font.getlength("n")))
         lines = [line for part in text.splitlines() for line in textwrap.wrap(part, letters)]
@@ -185,7 +185,7 @@ class _Sheet:
 
 
 def _header(title: str, sweep: Sweep, gallery: Gallery, width: int) -> Image.Image:
-    """Title, command and the best run on the left; photograph and painting on the right."""
+    """Draw the header: title, command and best runs on the left, photographs and paintings on the right."""
     inputs = [
         (f"{name}: {label(address, is_picture=True)}", gallery.inputs.get(address))
         for address, name in input_addresses(sweep).items()
@@ -220,7 +220,7 @@ def _header(title: str, sweep: Sweep, gallery: Gallery, width: int) -> Image.Ima
 
 
 def _winners(sweep: Sweep) -> list[str]:
-    """A line for the best run of each case in which there is a choice, as many as there is room for."""
+    """Return a line for the best run of each case with a choice, as many as there is room for."""
     found = [(title, point) for title, point in sweep.bests.items() if point.number in sweep.starred]
     lines = [
         f"best by score{f' of {title}' if title else ''}: run {point.number} with {point.numbers[SCORE]:.3g}"
@@ -231,7 +231,7 @@ def _winners(sweep: Sweep) -> list[str]:
 
 
 def _legend(sweep: Sweep, width: int) -> Image.Image:
-    """What marks and measures mean, in as many lines as it takes."""
+    """Draw the explanation of marks and measures."""
     content, style = sweep.goals
     is_one_case = len(sweep.cases) <= 1
     marks: list[tuple[_Mark | None, str]] = []
@@ -261,7 +261,7 @@ def _write_flowing(
     colour: str,
     parts: Sequence[tuple[_Mark | None, str]],
 ) -> int:
-    """Write parts beside each other, and below where they would not fit; returns where the next line begins."""
+    """Write parts side by side, wrapped at `width` px; returns the top of the next line."""
     left = 0
     for mark, text in parts:
         needed = _LEGEND_MARK * (mark is not None) + round(font.getlength(text))
@@ -275,7 +275,7 @@ def _write_flowing(
 
 
 def _arranged(blocks: Sequence[Image.Image]) -> list[Sequence[Image.Image]]:
-    """Blocks in rows, so that the sheet becomes somewhat wider than high and few places stay empty."""
+    """Arrange blocks in rows so that the sheet is somewhat wider than high and has few empty places."""
     width, height = max(block.width for block in blocks), max(block.height for block in blocks)
 
     def cost(across: int) -> float:
@@ -307,7 +307,7 @@ def _below(images: Sequence[Image.Image]) -> Image.Image:
 
 
 def _fitted(image: Image.Image, box: tuple[int, int]) -> Image.Image:
-    """`image` as large as it fits into `box`."""
+    """Scale `image` to the largest size that fits into `box`."""
     return ImageOps.contain(image, box, Image.Resampling.LANCZOS)
 
 

@@ -1,4 +1,4 @@
-"""A sweep as a table: for the terminal, and for spreadsheets."""
+"""Tables of a sweep: for the terminal, and as CSV for spreadsheets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ _PADDING = 2  # letters between columns
 
 
 def print_table(sweep: Sweep, layout: Layout, console: Console) -> None:
-    """Runs in the order of the layout, with as many measures as the terminal is wide."""
+    """Print the runs in the order of the layout, with as many columns as fit the terminal.
+
+    The errors of failed runs and the meaning of the marks follow below the table.
+
+    Args:
+        sweep: the runs.
+        layout: their order, and the settings that vary.
+        console: where to print.
+    """
     rows = _rows(sweep, layout)
     shown = Table(box=None, pad_edge=False, padding=(0, _PADDING, 0, 0), header_style="bold")
     names = _fitting(rows, console.width)
@@ -36,7 +44,7 @@ def print_table(sweep: Sweep, layout: Layout, console: Console) -> None:
 
 
 def csv_of(sweep: Sweep, layout: Layout) -> str:
-    """Every run with what varies, measures, costs and its command, in the order of the layout."""
+    """Return CSV with a row for each run in the order of the layout: varied settings, measures, costs and command."""
     frame = table(sweep)
     varies = [axis.name for axis in layout.axes]
     columns = ["run", "status", "case", *varies, *sweep.numbers, "best", "on_front", "error", "folder"]
@@ -48,11 +56,11 @@ def csv_of(sweep: Sweep, layout: Layout) -> str:
 
 
 def _rows(sweep: Sweep, layout: Layout) -> list[dict[str, str]]:
-    """Texts by their column's name, the most important columns first."""
+    """Return the texts of each row by the names of the columns, the most important columns first."""
     is_mixed = any(point.status != DONE for point in sweep.points)
     costs = [name for name in sweep.numbers if name in COSTS]
     names = [name for name in sweep.numbers if name not in COSTS]
-    names.sort(key=lambda name: name not in (SCORE, *sweep.goals))  # these first, else as they are
+    names.sort(key=lambda name: name not in (SCORE, *sweep.goals))  # these first; the order of the others stays
     rows = []
     for point in layout.points:
         marks = ["best"] * (point.number in sweep.starred) + ["front"] * (point.number in sweep.marked_front)
@@ -69,7 +77,7 @@ def _number(value: float | None) -> str:
 
 
 def _fitting(rows: Sequence[dict[str, str]], width: int) -> list[str]:
-    """The columns that fit into `width` letters, in order."""
+    """Return the leading columns that fit into `width` letters."""
     fitting: list[str] = []
     used = 0
     for name in rows[0] if rows else ():

@@ -60,14 +60,17 @@ class VideoRun:
 
     @property
     def inputs(self) -> Inputs:
+        """The inputs of the run."""
         return self.run.inputs
 
     @property
     def config(self) -> RunConfig:
+        """The settings of the run."""
         return self.inputs.plan.config
 
     @property
     def source(self) -> VideoSource:
+        """The source of the run, which is a video file."""
         source = self.inputs.plan.source
         assert isinstance(source, VideoSource)
         return source

@@ -82,13 +82,20 @@ class Objective:
         return dataclasses.replace(self, network=dataclasses.replace(self.network, repeated=True))
 
     def content_targets(self, params: NetworkParams, content_image: Image) -> FeatureMaps:
-        """Compute the features of the content image at `content_layers`, by layer."""
+        """Compute the features of the content image at `content_layers`, by layer.
+
+        Args:
+            params: the params of the network.
+            content_image: the photograph, with pixels in [0, 1], at the size of the pastiche.
+        """
         return self.network.features(params, content_image, self.content_layers)
 
     def style_targets(self, params: NetworkParams, style_image: StyleImage) -> GramMatrices:
         """Compute the Gram matrices of the style image at `style_layers`, by layer.
 
-        The style image may have any size that the network can read.
+        Args:
+            params: the params of the network.
+            style_image: the painting, with pixels in [0, 1], of any size that the network can read.
         """
         maps = self.network.features(params, style_image, self.style_layers)
         return {layer: gram_matrix(maps[layer]) for layer in self.style_layers}

@@ -291,7 +291,8 @@ def stylize(
         >>> network = get_network("tiny", pooling="average", padding="replicate", precision="float32")
         >>> objective = Objective(network, ("block2_conv1",), ("block1_conv1", "block2_conv1"), loss="relative")
         >>> layers = network.truncated(objective.layers)
-        >>> params = load_params(ParamsSource("random"), network, layers, cache_dir=Path("cache")).params
+        >>> loaded = load_params(ParamsSource("random"), network, layers, cache_dir=Path("cache"))
+        >>> params = jax.device_put(loaded.params)
         >>> settings = {"content_weight": 1.0, "style_weight": 0.1, "tv_weight": 10.0, "range_weight": 1000.0}
         >>> layer_weights = {"block1_conv1": 0.4, "block2_conv1": 0.3}
         >>> weights = objective.weights(settings | {"temporal_weight": 0.0}, layer_weights, style_scale=300.0)

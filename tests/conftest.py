@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,14 @@ from xdist.scheduler import LoadFileScheduling
 
 # Commands that tests start have their output in a buffer, as a user's have where it goes to a pipe or a file.
 os.environ.pop("PYTHONUNBUFFERED", None)
+# A suite in the background (nohup, &) ignores signals, and so would the commands that its tests interrupt.
+for _number, _handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGQUIT, signal.SIG_DFL),
+):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _handler)
 # Most of the suite's time is the compiler's: pictures of 32 px are compiled for seconds and computed in milliseconds.
 # So all workers and commands share one folder of compiled code, and the code is not optimised.
 _COMPILED = tempfile.TemporaryDirectory() if "PYTEST_XDIST_WORKER" not in os.environ else None

@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_everything_whole(
     monkeypatch.setattr(sys, "argv", ["reproduce", run.info.run_id, "--tracking-uri", store_in(tmp_path)])
     with pytest.raises(SystemExit, match="1"):
         nst_exp.commands.reproduce.main()
-    assert capsys.readouterr().err.startswith(f"nst_exp: run {run.info.run_id} is of a camera: ")
+    assert capsys.readouterr().err.startswith(f"nst_exp: run {run.info.run_id} is from a camera, ")
 
 
 def store_in(folder: Path) -> str:

@@ -103,7 +103,7 @@ class RunFolder:
         >>> folder.result
         Traceback (most recent call last):
             ...
-        nst_exp.errors.InputError: 'outputs/example' holds no finished run: no sound result.json
+        nst_exp.errors.InputError: 'outputs/example' holds no finished run: result.json is missing or damaged
     """
 
     path: Path
@@ -299,7 +299,7 @@ class RunFolder:
         """
         result = self.result_so_far
         if result is None:
-            raise InputError(f"{str(self.path)!r} holds no finished run: no sound {RESULT}")
+            raise InputError(f"{str(self.path)!r} holds no finished run: {RESULT} is missing or damaged")
         return result
 
     @property
@@ -318,7 +318,7 @@ class RunFolder:
             record = Record(**read_json(self.path / _RECORD))
             return replace(record, params={current_name(name): value for name, value in record.params.items()})
         except TypeError as error:
-            raise InputError(f"{str(self.path)!r} holds no run: no sound {_RECORD}") from error
+            raise InputError(f"{str(self.path)!r} holds no run: {_RECORD} is missing or damaged") from error
 
     @property
     def failure(self) -> dict[str, Any]:

@@ -42,7 +42,9 @@ class SweepRecord:
         try:
             return cls(**json.loads((folder / SWEEP_RECORD).read_text()))
         except (OSError, ValueError, TypeError) as error:
-            raise InputError(f"{str(folder)!r} is no sweep's folder: no sound {SWEEP_RECORD}") from error
+            raise InputError(
+                f"{str(folder)!r} is not the folder of a sweep: {SWEEP_RECORD} is missing or damaged"
+            ) from error
 
     def write(self, folder: Path) -> None:
         """Make this sweep the one that writes to `folder`.

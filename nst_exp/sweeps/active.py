@@ -87,7 +87,7 @@ def _connect(config: DictConfig) -> tuple[tracking.Store, MlflowClient | None]:
 
 
 def _earlier_parent(folder: Path) -> str | None:
-    """Return the id of the parent run that the folder's record names; a new sweep has no sound record yet."""
+    """Return the id of the parent run that the folder's record names; a new sweep has no complete record yet."""
     with contextlib.suppress(InputError):
         return SweepRecord.read(folder).mlflow_run_id
     return None

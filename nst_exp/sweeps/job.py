@@ -54,7 +54,7 @@ def origin(config: RunConfig, settings: HydraConf) -> Origin:
         settings: Hydra's own part of the job's configuration.
 
     Raises:
-        InputError: if the job belongs to a sweep whose folder has no sound record.
+        InputError: if the job belongs to a sweep whose record is missing or damaged.
     """
     from nst_exp.runs.run import Origin
 

@@ -200,7 +200,7 @@ def _check_repeatable(client: MlflowClient, run: Run, files: Sequence[str]) -> N
     if status != "FINISHED":
         raise InputError(f"run {run_id} is {status}, not FINISHED: it has no result to compare with")
     if run.data.params.get("source") == "camera":
-        raise InputError(f"run {run_id} is of a camera: what that saw does not come again, so it cannot be repeated")
+        raise InputError(f"run {run_id} is from a camera, whose input cannot be replayed, so it cannot be reproduced")
     missing = {CONFIG, RESULT, PICTURE} - set(files)
     if missing:
         raise InputError(f"run {run_id} lacks {', '.join(sorted(missing))}: no run of nst_exp, or files were lost")

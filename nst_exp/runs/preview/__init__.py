@@ -149,4 +149,4 @@ def _server(port: int, state: _PageState) -> ThreadingHTTPServer:
         return ThreadingHTTPServer((_HOST, port), handler)
     except OSError as error:
         reason = "it is in use, 0 takes any that is free" if error.errno == errno.EADDRINUSE else error.strerror
-        raise InputError(f"camera.port={port} cannot be had: {reason}") from error
+        raise InputError(f"camera.port={port} cannot be used: {reason}") from error

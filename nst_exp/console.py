@@ -34,8 +34,9 @@ class ConsoleHandler(logging.Handler):
         bar: the console that a progress bar is shown on at present; lines then appear above the bar.
 
     Example:
-        >>> logging.getLogger().addHandler(ConsoleHandler())
-        >>> logging.getLogger().warning("the disk is nearly full")
+        >>> log = logging.Logger("example")
+        >>> log.addHandler(ConsoleHandler())
+        >>> log.warning("the disk is nearly full")
         warning: the disk is nearly full
     """
 

@@ -35,11 +35,14 @@ for _number, _handler in (
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _handler)
 # Most of the suite's time is the compiler's: pictures of 32 px are compiled for seconds and computed in milliseconds.
-# So all workers and commands share one folder of compiled code, and the code is not optimised.
+# So all workers and commands share one folder of compiled code, and the code is not optimised. XLA's older code
+# generator takes half the time of its fusion emitters.
 _COMPILED = tempfile.TemporaryDirectory() if "PYTEST_XDIST_WORKER" not in os.environ else None
 if _COMPILED is not None:
     os.environ["NST_EXP_CACHE"] = _COMPILED.name
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false".strip()
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+gc.disable()  # until the tests are collected
 jax.config.update("jax_disable_most_optimizations", True)
 
 # OmegaConf parses conf/ for every run, with the parser of PyYAML that is written in Python.
@@ -54,6 +57,13 @@ _MOST_MEMORY = 1e9  # bytes that a worker may keep from file to file, with its c
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     """All tests of a file go to one worker: what they share is made once, and its code is compiled once."""
     return LoadFileScheduling(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but pass over what the imports of all test files have made, which stays."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,5 +1,6 @@
 """The batched launcher: what it makes of a sweep is what Hydra's basic launcher makes, but for rounding."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def tracked(client: MlflowClient) -> list[tuple[str, str, list[str], list[int]]]
 def test_batches_are_shared_out_among_devices(tmp_path: Path) -> None:
     """Three batch entries and an idle one on two devices agree with one at a time on one device."""
     settings = (*SHALLOW, "content_weight=1,2,4", "init=noise", "steps=12", "size=44")
-    two = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    two = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}  # conftest's
     spread, alone = tmp_path / "spread", tmp_path / "alone"
     spread.mkdir()
     done = run_process("-m", *settings, BATCHED, folder=spread, environment=two)

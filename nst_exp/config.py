@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -37,6 +37,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "params.source": conf_files.options("params"),
     "params.preprocessing": tuple(PREPROCESSINGS),
     "loss.name": conf_files.options("loss"),
+    "style_loss.name": conf_files.options("style_loss"),
+    "content_loss.name": conf_files.options("content_loss"),
     "solver.name": conf_files.options("solver"),
     "solver.linesearch": ("none", "zoom", "hager-zhang"),
     "video.mode": conf_files.options("video"),
@@ -134,6 +136,50 @@ class LossConfig:
 
 
 @dataclass
+class StyleLossConfig:
+    """The options of conf/style_loss: what is compared between the features of the pastiche and of the painting.
+
+    The defaults are what configurations of earlier versions, which lack this group, mean.
+
+    Attributes:
+        name: a name in `nst_exp.transfer.feature_losses.STYLE_LOSSES`.
+        scale: a factor of `style_weight`, above 0.
+
+    Raises:
+        InputError: if a value is not allowed.
+    """
+
+    name: str = "gram"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_choice("style_loss.name", self.name)
+        _check_positive("style_loss.scale", self.scale)
+
+
+@dataclass
+class ContentLossConfig:
+    """The options of conf/content_loss: what is compared between the features of the pastiche and of the photograph.
+
+    The defaults are what configurations of earlier versions, which lack this group, mean.
+
+    Attributes:
+        name: a name in `nst_exp.transfer.feature_losses.CONTENT_LOSSES`.
+        scale: a factor of `content_weight`, above 0.
+
+    Raises:
+        InputError: if a value is not allowed.
+    """
+
+    name: str = "features"
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_choice("content_loss.name", self.name)
+        _check_positive("content_loss.scale", self.scale)
+
+
+@dataclass
 class SolverConfig:
     """The options of conf/solver: the optimisation method.
 
@@ -160,8 +206,8 @@ class SolverConfig:
     def __post_init__(self) -> None:
         _check_choice("solver.name", self.name)
         uses = conf_files.option("solver", self.name)  # options that the method does not have are null there
-        for field in fields(self)[1:]:
-            self._check_use(field.name, used=uses[field.name] is not None)
+        for option in [known.name for known in fields(self)[1:]]:
+            self._check_use(option, used=uses[option] is not None)
 
     def _check_use(self, option: str, *, used: bool) -> None:
         value = getattr(self, option)
@@ -389,6 +435,8 @@ class RunConfig:
     registry: str | None
     force: bool
     optimized_metric: Any
+    style_loss: StyleLossConfig = field(default_factory=StyleLossConfig)
+    content_loss: ContentLossConfig = field(default_factory=ContentLossConfig)
 
     def __post_init__(self) -> None:
         _check_choice("source", self.source)
@@ -419,7 +467,7 @@ class RunConfig:
     @property
     def loss_weights(self) -> dict[str, float]:
         """The weight of each term of the loss by its key, such as `content_weight`."""
-        numbers = (field.name for field in fields(self) if field.type in (float, "float"))
+        numbers = (known.name for known in fields(self) if known.type in (float, "float"))
         return {name: getattr(self, name) for name in numbers if name.endswith("_weight")}
 
     @property

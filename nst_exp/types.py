@@ -6,6 +6,8 @@ Images are float32 NHWC in [0, 1], in sRGB as stored in files. Their batch axis 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
@@ -20,7 +22,7 @@ AnyImage = Float[Array, "1 _ _ 3"]  # of any size, such as that of one scale
 FeatureMap = Float[Array, "1 rows columns channels"]
 GramMatrix = Float[Array, "channels channels"]
 FeatureMaps = dict[str, Float[Array, "1 _ _ _"]]  # by layer, of many shapes
-GramMatrices = dict[str, Float[Array, "_ _"]]
+Statistics = dict[str, Any]  # by layer, a pytree that a style loss or content loss chooses
 Learnt = Float[Array, "..."] | Float[np.ndarray, "..."]  # on the device, or still on the host
 LayerParams = dict[str, dict[str, Learnt]]
 

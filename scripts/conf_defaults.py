@@ -16,10 +16,24 @@ def read(name: str) -> dict[str, Any]:
     return found
 
 
-def weights() -> tuple[dict[str, float], float]:
-    """The weight of each term of the loss, and the scale of the style weight."""
-    run, loss = read("run"), read("loss/relative")
-    return {name: float(run[name]) for name in run if name.endswith("_weight")}, float(loss["style_scale"])
+def choice(group: str) -> dict[str, Any]:
+    """The contents of the file of a group that the defaults list names."""
+    (chosen,) = (entry[group] for entry in read("run")["defaults"] if isinstance(entry, dict) and group in entry)
+    return read(f"{group}/{chosen}")
+
+
+def weights() -> tuple[dict[str, float], dict[str, float]]:
+    """The weight of each term of the loss, and the scales of the weights of style and content."""
+    run = read("run")
+    scales = {"style": choice("loss")["style_scale"] * choice("style_loss")["scale"]}
+    scales |= {"content": choice("content_loss")["scale"]}
+    return {name: float(run[name]) for name in run if name.endswith("_weight")}, scales
+
+
+def losses() -> tuple[str, str, str]:
+    """The distance of features, the style loss and the content loss, as arguments of `Objective`."""
+    distance, style, content = (str(choice(group)["name"]) for group in ("loss", "style_loss", "content_loss"))
+    return distance, style, content
 
 
 def layers(network: str = "vgg16") -> tuple[tuple[str, ...], dict[str, float]]:

@@ -53,9 +53,11 @@ def test_scripts_measure_with_the_defaults_of_conf() -> None:
     """Kind: a number of conf/ that is repeated elsewhere, where it can differ."""
     with initialize_config_dir(str(conf_defaults._CONF), version_base="1.3"):
         config = compose("run")
-    weights, style_scale = conf_defaults.weights()
+    weights, scales = conf_defaults.weights()
     assert weights == {name: config[name] for name in weights}
-    assert style_scale == config.loss.style_scale
+    style_scale = config.loss.style_scale * config.style_loss.scale
+    assert scales == {"style": style_scale, "content": config.content_loss.scale}
+    assert conf_defaults.losses() == (config.loss.name, config.style_loss.name, config.content_loss.name)
     content, style = conf_defaults.layers()
     assert content == (config.content_layer,)
     assert style == {layer: config.style_layer_weight[layer] for layer in config.style_layers}

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from nst_exp.transfer.feature_losses.gram import gram_matrix
 from nst_exp.transfer.losses import (
-    gram_matrix,
     mean_squared_error,
     out_of_range,
     relative_error,

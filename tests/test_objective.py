@@ -47,7 +47,7 @@ def targets_of(objective: Objective, params: NetworkParams, content: jax.Array, 
 def weights(loss: str, **changes: float) -> LossWeights:
     values = {"content": 2.0, "style": 0.5, "tv": 3.0, "range": 7.0, "temporal": 0.0}
     settings = {f"{name}_weight": value for name, value in values.items()} | changes
-    return tiny_objective(loss).weights(settings, STYLE_LAYERS, style_scale=10.0)
+    return tiny_objective(loss).weights(settings, STYLE_LAYERS, {"style": 10.0})
 
 
 def gram(features: np.ndarray) -> np.ndarray:

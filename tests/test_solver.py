@@ -140,7 +140,7 @@ def test_weights_are_traced(tmp_path: Path) -> None:
         objective = Objective(network, ("block2_conv1",), tuple(style_layers), "relative")
         settings = {"content": content_weight, "style": 0.1, "tv": 0.0, "range": 0.0, "temporal": 0.0}
         named = {f"{name}_weight": weight for name, weight in settings.items()}
-        weights = objective.weights(named, style_layers, 300.0)
+        weights = objective.weights(named, style_layers, {"style": 300.0})
         targets = Targets(objective.content_targets(params, image), objective.style_targets(params, image[:, ::-1]))
         problem = Problem(params, targets, weights)
         run(objective, METHODS["lbfgs"], problem, image, steps)

@@ -60,7 +60,7 @@ OBJECTIVE = Objective(
 def weights(content_weight: float = 1.0) -> LossWeights:
     settings = {"content": content_weight, "style": 0.1, "tv": 0.0, "range": 1000.0, "temporal": 0.0}
     table = dict.fromkeys(OBJECTIVE.style_layers, 1.0)
-    return OBJECTIVE.weights({f"{name}_weight": weight for name, weight in settings.items()}, table, 300.0)
+    return OBJECTIVE.weights({f"{name}_weight": weight for name, weight in settings.items()}, table, {"style": 300.0})
 
 
 def solve_entries(

@@ -26,7 +26,8 @@ from skimage.metrics import structural_similarity
 from threadpoolctl import threadpool_limits
 
 from nst_exp.networks import Network
-from nst_exp.transfer.losses import SILENT, gram_matrix, relative_error, total_variation
+from nst_exp.transfer.feature_losses.gram import gram_matrix
+from nst_exp.transfer.losses import SILENT, relative_error, total_variation
 from nst_exp.types import AnyImage, FeatureMap, FeatureMaps, Image, Learnt, NetworkParams, Scalar, StyleImage
 
 EVALUATOR_SIZE = 256  # px, the long side of every picture that is measured

@@ -32,6 +32,11 @@ _PACKAGES = (
 )
 
 
+# the groups whose choice stands in a column of its own, and the field of each that holds the choice
+_CHOICES = {
+    **{"network": "name", "params": "source", "loss": "name", "style_loss": "name", "content_loss": "name"},
+    "solver": "name",
+}
 # the settings that do not influence the result, most of which only say where something is
 _WHERE_ONLY = (
     *("content", "style", "params.path", "cache_dir", "registry", "force", "optimized_metric", "video.flow_cache_mb"),
@@ -71,7 +76,7 @@ def params(
         style_layer_weights: the weight of each style layer in use, by its canonical name.
     """
     flat = dict(_flatten(plain(config)))
-    for group, choice in (("network", "name"), ("params", "source"), ("loss", "name"), ("solver", "name")):
+    for group, choice in _CHOICES.items():
         flat[group] = flat.pop(f"{group}.{choice}")
     flat["source"] = kind
     left_out = ("tracking.", "style_layer_weight")

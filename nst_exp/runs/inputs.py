@@ -60,8 +60,9 @@ def load(plan: Plan) -> Inputs:
         InputError: if a file cannot be read, or a picture is too small for the network.
     """
     config = plan.config
-    style_scale = config.loss.style_scale * (config.network.style_scale or 1.0)
-    weights = plan.objective.weights(config.loss_weights, plan.style_layer_weights, style_scale)
+    style_scale = config.loss.style_scale * (config.network.style_scale or 1.0) * config.style_loss.scale
+    scales = {"style": style_scale, "content": config.content_loss.scale}
+    weights = plan.objective.weights(config.loss_weights, plan.style_layer_weights, scales)
     least = _least_side(plan.objective)
     style_size = round(config.size * config.style_zoom)
     style_image = _picture("style", plan.hashes["style"], plan.files["style"], style_size, config.aspect, least)

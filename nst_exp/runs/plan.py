@@ -27,7 +27,7 @@ class Plan:
     Attributes:
         config: the settings; `precision` is no longer `auto`.
         source: the picture, video or camera to paint.
-        objective: the network, its layers and the distance between features.
+        objective: the network, its layers and how features are compared.
         method: the optimisation method.
         style_layer_weights: the weight of each style layer by its canonical name, in the order of the objective.
         files: the files of `content` and `style`; a camera has no `content`.
@@ -70,7 +70,8 @@ def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
     content_layers = _canonical(network, "content_layer", config.content_layers)
     style_layer_weights = _style_layer_weights(config, network)
     _refuse_idle_weights(overrides, config, network, style_layer_weights)
-    objective = Objective(network, content_layers, tuple(style_layer_weights), config.loss.name)
+    losses = (config.loss.name, config.style_loss.name, config.content_loss.name)
+    objective = Objective(network, content_layers, tuple(style_layer_weights), *losses)
     files = _files(config)
     source = open_source(config, files.get("content"))
     _refuse_idle(overrides, source.kind)

@@ -1,82 +1,29 @@
-"""The losses of neural style transfer, as pure functions of arrays.
+"""The losses of neural style transfer that need no features, and the distances between features or their statistics.
 
-There are two distances between features. `mean_squared_error` is the loss of most style transfer programs.
+There are two distances. `mean_squared_error` is the loss of most style transfer programs.
 `relative_error` is dimensionless, so that a weight means the same for every picture, layer and network.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from nst_exp.types import FeatureMap, GramMatrix, Image, Scalar
+from nst_exp.types import Image, Scalar
 
 SILENT = 1e-10  # root mean square below which a target consists of rounding errors only
-# The number of channels from which two products are faster than one product and a transposition. On two CPU cores they
-# took 0.5 to 0.8 of the time with 1024 channels (a gradient of 4 MB), and 0.15 with 2048.
-_WIDE = 1024
-
-
-def gram_matrix(feature_map: FeatureMap) -> GramMatrix:
-    """Compute the correlations between the channels of a feature map.
-
-    The Gram matrix is `F^T F / (H W C)`, where F is the matrix of features with a row for each of the H W positions
-    and a column for each of the C channels. This is the normalisation of Dey (2019); Gatys et al. divide the loss by
-    `4 N^2 M^2` instead. The product is computed in full float32 precision on every device, because TF32 would lose
-    three digits here.
-
-    Args:
-        feature_map: features of one picture, of shape (1, H, W, C).
-
-    Returns:
-        The symmetric Gram matrix, of shape (C, C).
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> from nst_exp.transfer.losses import gram_matrix
-        >>> feature_map = jnp.array([1.0, 0.0, 2.0, 4.0]).reshape(1, 2, 1, 2)  # two positions, two channels
-        >>> gram_matrix(feature_map)
-        Array([[1.25, 2.  ],
-               [2.  , 4.  ]], dtype=float32)
-
-    References:
-        Gatys, Ecker, Bethge (2016), Image Style Transfer Using CNNs, section 2.2.
-    """
-    features = feature_map.reshape(-1, feature_map.shape[-1])
-    return _products(features) / features.size
-
-
-@jax.custom_vjp
-def _products(features: Float[Array, "pixels channels"]) -> GramMatrix:
-    return jnp.matmul(features.T, features, precision=jax.lax.Precision.HIGHEST)
-
-
-def _products_forward(features: Array) -> tuple[Array, Array]:
-    return _products(features), features
-
-
-def _products_backward(features: Array, gradient: Array) -> tuple[Array]:
-    """Compute `F (g + g^T)` in one product or, where the sum takes longer than a product, in two."""
-    product = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    if features.shape[1] >= _WIDE:
-        return (product(features, gradient) + product(gradient, features.T).T,)
-    return (product(features, gradient + gradient.T),)
-
-
-_products.defvjp(_products_forward, _products_backward)
+Compare = Callable[[Array, Array], Scalar]  # a distance between values and a target of the same shape
 
 
 def mean_squared_error(values: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Scalar:
     """Return `mean((x - t)^2)`, in the squared unit of `values`.
 
     Args:
-        values: the features or Gram matrix `x` of the pastiche.
-        target: the features or Gram matrix `t` to compare with.
+        values: the features or statistics `x` of the pastiche.
+        target: the features or statistics `t` to compare with.
     """
     return jnp.mean(jnp.square(values - target))
 
@@ -88,11 +35,21 @@ def relative_error(values: Float[Array, "*shape"], target: Float[Array, "*shape"
     to divide by. The mean square of `x - t` is returned for it instead, which is finite and has finite gradients.
 
     Args:
-        values: the features or Gram matrix `x` of the pastiche.
-        target: the features or Gram matrix `t` to compare with.
+        values: the features or statistics `x` of the pastiche.
+        target: the features or statistics `t` to compare with.
     """
-    size, silent = jnp.sum(jnp.square(target)), target.size * SILENT**2
-    return jnp.sum(jnp.square(values - target)) / jnp.where(size > silent, size, target.size)
+    return relative(jnp.sum(jnp.square(values - target)), jnp.sum(jnp.square(target)), target.size)
+
+
+def relative(squared: Scalar, size: Scalar, count: int) -> Scalar:
+    """Divide a squared distance by the size of the target or, if the target is silent, by the number of its values.
+
+    Args:
+        squared: the squared distance.
+        size: the sum of the squares of the target's values.
+        count: the number of the target's values.
+    """
+    return squared / jnp.where(size > count * SILENT**2, size, count)
 
 
 class Distance(NamedTuple):
@@ -103,7 +60,7 @@ class Distance(NamedTuple):
         normalise_layers: whether the weights of the style layers are divided by their sum.
     """
 
-    between: Callable[[Array, Array], Scalar]
+    between: Compare
     normalise_layers: bool
 
 

@@ -27,7 +27,7 @@ from nst_exp.transfer.methods import Method
 from nst_exp.transfer.objective import Objective
 from nst_exp.transfer.solver import CHUNK, Problems, SolverState, Trace, advance, begin, spare_entries
 from nst_exp.transfer.terms import Anchor, LossWeights, Problem, Targets
-from nst_exp.types import AnyImage, FeatureMaps, GramMatrices, Image, NetworkParams, StyleImage
+from nst_exp.types import AnyImage, Image, NetworkParams, Statistics, StyleImage
 
 # The memory of an evaluation as a multiple of the feature maps of one forward pass. XLA's plans for VGG-16 on a CPU
 # take 2.2 to 2.4 times as much.
@@ -110,20 +110,20 @@ class BatchEntry:
 
 @dataclasses.dataclass
 class StyleMemory:
-    """A cache of the Gram matrices of paintings, for repeated calls of `stylize`, such as for the frames of a camera.
+    """A cache of the style targets of paintings, for repeated calls of `stylize`, such as for the frames of a camera.
 
     It holds for one objective and its params only.
     """
 
-    _known: dict[tuple[int, float], tuple[StyleImage, GramMatrices]] = dataclasses.field(default_factory=dict)
+    _known: dict[tuple[int, float], tuple[StyleImage, Statistics]] = dataclasses.field(default_factory=dict)
 
-    def targets(self, image: StyleImage, factor: float, compute: Callable[[AnyImage], GramMatrices]) -> GramMatrices:
-        """Return the Gram matrices of a painting, computing them at the first call.
+    def targets(self, image: StyleImage, factor: float, compute: Callable[[AnyImage], Statistics]) -> Statistics:
+        """Return the style targets of a painting, computing them at the first call.
 
         Args:
             image: the painting; it is recognised by identity.
             factor: the factor by which the height and width of `image` are resized.
-            compute: computes the Gram matrices of the resized painting.
+            compute: computes the targets of the resized painting.
         """
         key = (id(image), factor)
         if key not in self._known:
@@ -269,7 +269,7 @@ def stylize(
     stops early waits, unchanged, until all entries have finished the scale.
 
     Args:
-        objective: the network, its layers and the distance between features.
+        objective: the network, its layers and how features are compared.
         method: the optimisation method.
         params: the params of the network, at least those of `network.truncated(objective.layers)`.
         entries: at least one; their content images have the same size.
@@ -295,7 +295,7 @@ def stylize(
         >>> params = jax.device_put(loaded.params)
         >>> settings = {"content_weight": 1.0, "style_weight": 0.1, "tv_weight": 10.0, "range_weight": 1000.0}
         >>> layer_weights = {"block1_conv1": 0.4, "block2_conv1": 0.3}
-        >>> weights = objective.weights(settings | {"temporal_weight": 0.0}, layer_weights, style_scale=300.0)
+        >>> weights = objective.weights(settings | {"temporal_weight": 0.0}, layer_weights, {"style": 300.0})
         >>> photograph = jax.random.uniform(jax.random.key(0), (1, 48, 64, 3))
         >>> painting = jax.random.uniform(jax.random.key(1), (1, 60, 50, 3))
         >>> entry = BatchEntry(weights, photograph, painting)
@@ -401,21 +401,21 @@ def _problems(
     """Return the problem of each entry at a scale; entries with the same image share the same target objects."""
     factor = size[0] / entries[0].content_image.shape[1]
     contents = {id(entry.content_image): entry.content_image for entry in entries}
-    maps = {key: _content_targets(objective, params, _resize(image, size)) for key, image in contents.items()}
-    grams = [memory.targets(entry.style_image, factor, partial(_style_targets, objective, params)) for entry in entries]
+    content = {key: _content_targets(objective, params, _resize(image, size)) for key, image in contents.items()}
+    style = [memory.targets(entry.style_image, factor, partial(_style_targets, objective, params)) for entry in entries]
     return [
-        Problem(params, Targets(maps[id(entry.content_image)], gram), entry.weights, entry.anchor)
-        for entry, gram in zip(entries, grams, strict=True)
+        Problem(params, Targets(content[id(entry.content_image)], target), entry.weights, entry.anchor)
+        for entry, target in zip(entries, style, strict=True)
     ]
 
 
 @partial(jax.jit, static_argnames="objective")
-def _content_targets(objective: Objective, params: NetworkParams, image: AnyImage) -> FeatureMaps:
+def _content_targets(objective: Objective, params: NetworkParams, image: AnyImage) -> Statistics:
     return objective.content_targets(params, image)
 
 
 @partial(jax.jit, static_argnames="objective")
-def _style_targets(objective: Objective, params: NetworkParams, image: AnyImage) -> GramMatrices:
+def _style_targets(objective: Objective, params: NetworkParams, image: AnyImage) -> Statistics:
     return objective.style_targets(params, image)
 
 

@@ -15,7 +15,7 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from nst_exp.transfer.losses import out_of_range, temporal, total_variation
-from nst_exp.types import FeatureMaps, GramMatrices, Image, NetworkParams, Scalar
+from nst_exp.types import FeatureMaps, Image, NetworkParams, Scalar, Statistics
 
 
 @struct.dataclass
@@ -23,7 +23,7 @@ class LossWeights:
     """The weights of the loss, which a sweep can change without compiling again.
 
     Attributes:
-        terms: the weight of each of `TERMS`; that of `style` is `style_weight * style_scale`.
+        terms: the weight of each of `TERMS`; those of `content` and `style` are multiplied by their scales.
         style_layers: the weight of each style layer, in the order of `Objective.style_layers`.
     """
 
@@ -33,10 +33,15 @@ class LossWeights:
 
 @struct.dataclass
 class Targets:
-    """The features of the content image and the Gram matrices of the style image, by layer."""
+    """What the features of the pastiche are compared with, by layer.
 
-    content: FeatureMaps
-    style: GramMatrices
+    Attributes:
+        content: the targets of the content loss, computed from the content image.
+        style: the targets of the style loss, computed from the style image.
+    """
+
+    content: Statistics
+    style: Statistics
 
 
 @struct.dataclass
@@ -58,7 +63,7 @@ class Problem:
 
     Attributes:
         params: the params of the network.
-        targets: the features and Gram matrices to match.
+        targets: what the features are compared with.
         weights: the weights of the terms and of the style layers.
         anchor: for a frame that follows other frames of a video; None for other pictures.
     """
@@ -76,8 +81,8 @@ class View(NamedTuple):
         problem: the targets, the weights and, for a frame of a video, the anchor.
         image: the pastiche.
         maps: the feature maps of the pastiche at all layers of the objective.
-        content_distances: the distance of each content layer's features from their target.
-        style_distances: the distance of each style layer's Gram matrix from its target.
+        content_distances: the distance of the features at each content layer from their target.
+        style_distances: the distance of the features at each style layer from their target.
     """
 
     problem: Problem

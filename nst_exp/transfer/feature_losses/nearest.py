@@ -1,0 +1,68 @@
+"""Nearest neighbours: each feature of the pastiche is to be one of the painting's, whichever it is nearest to.
+
+Unlike all other statistics, this one does not ask in which proportions the features occur.
+"""
+
+from __future__ import annotations
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float
+
+from nst_exp.transfer.losses import SILENT, Compare
+from nst_exp.types import FeatureMap, Scalar
+
+_POSITIONS = 2048  # the most positions of a layer; larger feature maps are averaged over square windows
+
+
+@struct.dataclass
+class Directions:
+    """The features of the painting at some positions, minus their mean, scaled to length 1."""
+
+    units: Float[Array, "positions channels"]
+
+
+def directions(feature_map: FeatureMap) -> Directions:
+    """Return the centred and normalised features of a feature map of shape (1, H, W, C)."""
+    pooled = thinned(feature_map, _POSITIONS)
+    features = pooled.reshape(-1, pooled.shape[-1])
+    return Directions(unit(features - features.mean(0)))
+
+
+def distance(feature_map: FeatureMap, target: Directions, compare: Compare) -> Scalar:
+    """Return the mean cosine distance of each feature to the nearest one of the painting, from 0 to 2.
+
+    It is `mean_i min_j (1 - cos(x_i - mean x, y_j - mean y))` over the features `x_i` of the pastiche and `y_j` of the
+    painting.
+
+    Args:
+        feature_map: features of the pastiche, of shape (1, H, W, C).
+        target: the features of the painting.
+        compare: is not used; the cosine distance is dimensionless whatever the setting `loss` is.
+
+    References:
+        Kolkin, Kucera, Paris, Sykora, Shechtman, Shakhnarovich (2022), Neural Neighbor Style Transfer.
+        They join the layers to one feature before they look for neighbours; here each layer has neighbours of its own,
+        so that each has a weight.
+    """
+    units = directions(feature_map).units
+    nearest = jnp.argmax(jax.lax.stop_gradient(units) @ target.units.T, axis=1)
+    return 1 - jnp.mean(jnp.sum(units * target.units[nearest], axis=1))
+
+
+def thinned(feature_map: FeatureMap, most: int) -> FeatureMap:
+    """Average a feature map over square windows, so that at most about `most` positions are left."""
+    _, rows, columns, _ = feature_map.shape
+    side = math.ceil(math.sqrt(rows * columns / most))
+    window = (min(side, rows), min(side, columns))
+    return nn.avg_pool(feature_map, window, window)
+
+
+def unit(features: Float[Array, "positions channels"]) -> Float[Array, "positions channels"]:
+    """Scale each feature to length 1; a feature of length 0 stays 0."""
+    squared = jnp.sum(jnp.square(features), axis=1, keepdims=True)
+    return features / jnp.sqrt(squared + SILENT**2)

@@ -54,7 +54,7 @@ def distance(feature_map: FeatureMap, target: Directions, compare: Compare) -> S
     return 1 - jnp.mean(jnp.sum(units * target.units[nearest], axis=1))
 
 
-def thinned(feature_map: FeatureMap, most: int) -> FeatureMap:
+def thinned(feature_map: FeatureMap, most: int) -> Float[Array, "1 _ _ channels"]:
     """Average a feature map over square windows, so that at most about `most` positions are left."""
     _, rows, columns, _ = feature_map.shape
     side = math.ceil(math.sqrt(rows * columns / most))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
+from nst_exp.transfer.feature_losses.gram import products
 from nst_exp.transfer.feature_losses.moments import moments
 from nst_exp.transfer.losses import Compare, relative
 from nst_exp.types import FeatureMap, GramMatrix, Scalar
@@ -31,7 +32,8 @@ class Gaussian:
 def gaussian(feature_map: FeatureMap) -> Gaussian:
     """Fit a normal distribution to a feature map of shape (1, H, W, C)."""
     found = moments(feature_map)
-    return Gaussian(found.mean, _power(found.covariance, 0.5))
+    values, vectors = jnp.linalg.eigh(found.covariance)
+    return Gaussian(found.mean, _product(vectors * jnp.sqrt(jnp.maximum(values, 0.0)), vectors.T))
 
 
 def distance(feature_map: FeatureMap, target: Gaussian, compare: Compare) -> Scalar:
@@ -41,8 +43,8 @@ def distance(feature_map: FeatureMap, target: Gaussian, compare: Compare) -> Sca
 
         (||m - n||^2 + tr S + tr T - 2 tr (T^(1/2) S T^(1/2))^(1/2)) / (||n||^2 + tr T)
 
-    Without the means, the numerator is the squared Bures distance. Its gradient with respect to S is
-    `1 - T^(1/2) (T^(1/2) S T^(1/2))^(-1/2) T^(1/2)`, so one eigendecomposition gives both, and none is differentiated.
+    Without the means, the numerator is the squared Bures distance. Its last trace is the nuclear norm of
+    `X T^(1/2) / sqrt(H W)`, where the rows of X are the features of the pastiche minus `m`.
 
     Args:
         feature_map: features of the pastiche, of shape (1, H, W, C).
@@ -53,43 +55,46 @@ def distance(feature_map: FeatureMap, target: Gaussian, compare: Compare) -> Sca
         Olkin, Pukelsheim (1982), The Distance between Two Random Vectors with Given Dispersion Matrices, theorem 4;
         Mroueh (2019), Wasserstein Style Transfer, section 3.
     """
-    found = moments(feature_map)
+    features = feature_map.reshape(-1, feature_map.shape[-1])
+    mean = features.mean(0)
+    deviations = (features - mean) / features.shape[0] ** 0.5
     variance = jnp.sum(jnp.square(target.root))
-    bures = jnp.trace(found.covariance) + variance - 2 * _trace_of_root(found.covariance, target.root)
-    squared = jnp.sum(jnp.square(found.mean - target.mean)) + jnp.maximum(bures, 0.0)
-    return relative(squared, jnp.sum(jnp.square(target.mean)) + variance, target.mean.size)
+    bures = jnp.sum(jnp.square(deviations)) + variance - 2 * nuclear_norm(_product(deviations, target.root))
+    squared = jnp.sum(jnp.square(mean - target.mean)) + jnp.maximum(bures, 0.0)
+    return relative(squared, jnp.sum(jnp.square(target.mean)) + variance, mean.size)
 
 
 @jax.custom_vjp
-def _trace_of_root(covariance: GramMatrix, root: GramMatrix) -> Scalar:
-    """Return `tr (R S R)^(1/2)` of a covariance matrix `S` and a root `R`; only `S` has a gradient."""
-    return _trace_and_gradient(covariance, root)[0]
+def nuclear_norm(matrix: Float[Array, "rows columns"]) -> Scalar:
+    """Return the sum of the singular values of a matrix.
+
+    The gradient is the orthogonal factor `U V^T` of the matrix `U D V^T`. Both come from one eigendecomposition of the
+    smaller one of `A A^T` and `A^T A`, which is not differentiated itself.
+    """
+    return _norm_and_gradient(matrix)[0]
 
 
-def _trace_and_gradient(covariance: GramMatrix, root: GramMatrix) -> tuple[Scalar, GramMatrix]:
-    product = _product(_product(root, covariance), root)
-    values, vectors = jnp.linalg.eigh(product)
+def _norm_and_gradient(matrix: Array) -> tuple[Scalar, Array]:
+    if matrix.shape[0] < matrix.shape[1]:
+        norm, gradient = _norm_and_gradient(matrix.T)
+        return norm, gradient.T
+    values, vectors = jnp.linalg.eigh(products(matrix))
     kept = values > _LEAST * values[-1]
     values = jnp.where(kept, values, 1.0)
-    inverse = _product(vectors * jnp.where(kept, values**-0.5, 0.0), vectors.T)
-    return jnp.sum(jnp.where(kept, jnp.sqrt(values), 0.0)), 0.5 * _product(_product(root, inverse), root)
+    inverse_root = _product(vectors * jnp.where(kept, values**-0.5, 0.0), vectors.T)
+    return jnp.sum(jnp.where(kept, jnp.sqrt(values), 0.0)), _product(matrix, inverse_root)
 
 
-def _forward(covariance: GramMatrix, root: GramMatrix) -> tuple[Scalar, GramMatrix]:
-    return _trace_and_gradient(covariance, root)
+def _forward(matrix: Array) -> tuple[Scalar, Array]:
+    return _norm_and_gradient(matrix)
 
 
-def _backward(gradient: GramMatrix, cotangent: Scalar) -> tuple[GramMatrix, None]:
-    return cotangent * gradient, None
+def _backward(gradient: Array, cotangent: Scalar) -> tuple[Array]:
+    return (cotangent * gradient,)
 
 
-_trace_of_root.defvjp(_forward, _backward)
+nuclear_norm.defvjp(_forward, _backward)
 
 
-def _power(covariance: GramMatrix, exponent: float) -> GramMatrix:
-    values, vectors = jnp.linalg.eigh(covariance)
-    return _product(vectors * jnp.maximum(values, 0.0) ** exponent, vectors.T)
-
-
-def _product(left: GramMatrix, right: GramMatrix) -> GramMatrix:
+def _product(left: Array, right: Array) -> Array:
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)

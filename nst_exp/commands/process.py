@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from nst_exp.devices import ignore_settings, refuse_bad_settings, set_gpu_defaults
+from nst_exp.devices import ignore_settings, refuse_bad_settings, set_cpu_defaults, set_gpu_defaults
 from nst_exp.errors import InputError
 from nst_exp.signals import (
     BROKEN_PIPE,
@@ -39,6 +39,7 @@ def prepare_process() -> None:
     end_as_interrupted()
     for setting in ignore_settings():
         print(f"nst_exp: {setting} is ignored: results must not depend on it", file=sys.stderr)
+    set_cpu_defaults()
     set_gpu_defaults()
     _refuse_small_address_space()
     _limit_pictures()

@@ -44,10 +44,10 @@ def ignore_settings() -> list[str]:
 def set_cpu_defaults() -> None:
     """Give LAPACK a single thread, which XLA calls from threads of its own for each eigendecomposition.
 
-    Threads of OpenBLAS wait for each other in busy loops, and so hold up those of XLA: on two CPU cores that were shared
-    with other programs, an evaluation of `style_loss=wasserstein` took 3.6 times as long as one of `gram` with two
-    threads, and 1.05 times as long with one. Rounding errors do not depend on the number of cores any more either. Call
-    this before SciPy is imported.
+    Threads of OpenBLAS wait for each other in busy loops, and so hold up those of XLA: on two busy CPU cores, an
+    evaluation of `style_loss=wasserstein` took 3.6 times as long as one of `gram` with two threads, and 1.05 times as
+    long with one. Rounding errors do not depend on the number of cores any more either. Call this before SciPy is
+    imported.
     """
     os.environ["OPENBLAS_NUM_THREADS"] = "1"
 

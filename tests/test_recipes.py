@@ -29,6 +29,7 @@ from nst_exp.networks import ARCHITECTURES
 from nst_exp.params.readers import FORMATS
 from nst_exp.records.folder import RunFolder
 from nst_exp.runs.frame_policy import POLICIES
+from nst_exp.transfer.feature_losses import CONTENT_LOSSES, STYLE_LOSSES
 from nst_exp.transfer.losses import DISTANCES
 from nst_exp.transfer.methods import METHODS
 from nst_exp.transfer.stylize import INITIAL_PICTURES
@@ -70,6 +71,26 @@ RECIPES: dict[str, dict[str, Changes]] = {
             )
         ],
         "conf/loss/absolute.yaml": "name: absolute\nstyle_scale: 10.0\n",
+    },
+    "a style loss": {
+        "nst_exp/transfer/feature_losses/contrast.py": (
+            '"""The variance of each channel."""\n\n'
+            "import jax.numpy as jnp\n"
+            "from jaxtyping import Array, Float\n\n"
+            "from nst_exp.transfer.losses import Compare\n"
+            "from nst_exp.types import FeatureMap, Scalar\n\n\n"
+            'def variance(feature_map: FeatureMap) -> Float[Array, "channels"]:\n'
+            '    """Return the variance of each channel."""\n'
+            "    return jnp.var(feature_map, (0, 1, 2))\n\n\n"
+            'def distance(feature_map: FeatureMap, target: Float[Array, "channels"], compare: Compare) -> Scalar:\n'
+            '    """Compare the variances."""\n'
+            "    return compare(variance(feature_map), target)\n"
+        ),
+        "nst_exp/transfer/feature_losses/__init__.py": [
+            Before("    features,", "    contrast,\n"),
+            After("STYLE_LOSSES = {", '    "contrast": FeatureLoss(contrast.variance, contrast.distance),\n'),
+        ],
+        "conf/style_loss/contrast.yaml": "name: contrast\nscale: 0.5\n",
     },
     "a solver": {
         "nst_exp/transfer/methods.py": [
@@ -217,13 +238,14 @@ def test_one_search_uses_all_additions(tree: Path, tmp_path: Path) -> None:
         tree,
         tmp_path,
         *("search=single", "network=small", "params=npz", "params.path=params.npz", "solver=descent", "loss=absolute"),
+        "style_loss=contrast",
         *("content=source.mp4", "video=independent", "video.codec=mpeg4"),
     )
     assert outcome.returncode == 0, outcome.stderr
     run = RunFolder(tmp_path / "out" / "0")
     losses, measures, params = run.result.losses, run.result.measures, run.record.params
-    assert (params["network"], params["params"], params["solver"], params["loss"]) == (
-        *("small", "npz", "descent", "absolute"),
+    assert (params["network"], params["params"], params["solver"], params["loss"], params["style_loss"]) == (
+        *("small", "npz", "descent", "absolute", "contrast"),
     )  # fmt: skip
     assert 0.5 <= float(params["darkness_weight"]) <= 1
     assert losses["darkness"] > 0
@@ -260,6 +282,8 @@ def command(tree: Path, folder: Path, *arguments: str) -> subprocess.CompletedPr
         (ARCHITECTURES, "network.name"),
         ({*FORMATS, "random"}, "params.source"),
         (DISTANCES, "loss.name"),
+        (STYLE_LOSSES, "style_loss.name"),
+        (CONTENT_LOSSES, "content_loss.name"),
         (METHODS, "solver.name"),
         (POLICIES, "video.mode"),
         (ESTIMATORS, "video.estimator"),

@@ -10,6 +10,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
@@ -21,16 +22,19 @@ _POSITIONS = 2048  # the most positions of a layer; larger feature maps are aver
 
 @struct.dataclass
 class Directions:
-    """The features of the painting at some positions, minus their mean, scaled to length 1."""
+    """The features of the painting at `_POSITIONS` positions, minus their mean, scaled to length 1."""
 
     units: Float[Array, "positions channels"]
 
 
 def directions(feature_map: FeatureMap) -> Directions:
-    """Return the centred and normalised features of a feature map of shape (1, H, W, C)."""
-    pooled = thinned(feature_map, _POSITIONS)
-    features = pooled.reshape(-1, pooled.shape[-1])
-    return Directions(unit(features - features.mean(0)))
+    """Return the features of a painting, from a feature map of shape (1, H, W, C).
+
+    Paintings of all sizes have the same number of positions, so that a batch can hold several paintings; features of
+    small ones are repeated.
+    """
+    units = _centred_units(feature_map)
+    return Directions(units[np.linspace(0, units.shape[0] - 1, _POSITIONS).round().astype(int)])
 
 
 def distance(feature_map: FeatureMap, target: Directions, compare: Compare) -> Scalar:
@@ -49,9 +53,15 @@ def distance(feature_map: FeatureMap, target: Directions, compare: Compare) -> S
         They join the layers to one feature before they look for neighbours; here each layer has neighbours of its own,
         so that each has a weight.
     """
-    units = directions(feature_map).units
+    units = _centred_units(feature_map)
     nearest = jnp.argmax(jax.lax.stop_gradient(units) @ target.units.T, axis=1)
     return 1 - jnp.mean(jnp.sum(units * target.units[nearest], axis=1))
+
+
+def _centred_units(feature_map: FeatureMap) -> Float[Array, "_ channels"]:
+    pooled = thinned(feature_map, _POSITIONS)
+    features = pooled.reshape(-1, pooled.shape[-1])
+    return unit(features - features.mean(0))
 
 
 def thinned(feature_map: FeatureMap, most: int) -> Float[Array, "1 _ _ channels"]:

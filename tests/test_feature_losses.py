@@ -174,10 +174,14 @@ def test_limits_are_finite(name: str, limit: tuple[np.ndarray, np.ndarray]) -> N
     assert np.isfinite(gradient).all()
 
 
-def test_large_feature_maps_are_averaged_over_windows() -> None:
-    found = np.asarray(thinned(jnp.asarray(features(9, 12, 2, seed=0), jnp.float32), 30))
-    assert found.shape == (1, 4, 6, 2)
-    np.testing.assert_allclose(found[0, 1, 2], features(9, 12, 2, seed=0)[0, 2:4, 4:6].mean((0, 1)), rtol=1e-5)
+def test_large_feature_maps_are_resized_by_means_that_overlap() -> None:
+    """A ramp stays a ramp away from the borders, and every position has its share in the mean."""
+    ramp = np.broadcast_to(np.arange(24.0)[None, :, None, None], (1, 24, 32, 1))
+    found = np.asarray(thinned(jnp.asarray(ramp, jnp.float32), 48))
+    assert found.shape == (1, 6, 8, 1)
+    np.testing.assert_allclose(found[0, 1:-1, 0, 0], np.arange(4) * 4 + 5.5, rtol=1e-5)
+    shares = np.asarray(jax.grad(lambda x: thinned(x, 48).sum())(jnp.asarray(ramp, jnp.float32)))
+    np.testing.assert_allclose(shares[0, 4:-4, 4:-4], 1 / 16, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", STYLE_LOSSES)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float
 from nst_exp.transfer.losses import SILENT, Compare
 from nst_exp.types import FeatureMap, Scalar
 
-_POSITIONS = 2048  # the most positions of a layer; larger feature maps are averaged over square windows
+_POSITIONS = 2048  # the most positions of a layer; larger feature maps are resized
 
 
 @struct.dataclass
@@ -65,11 +64,15 @@ def _centred_units(feature_map: FeatureMap) -> Float[Array, "_ channels"]:
 
 
 def thinned(feature_map: FeatureMap, most: int) -> Float[Array, "1 _ _ channels"]:
-    """Average a feature map over square windows, so that at most about `most` positions are left."""
-    _, rows, columns, _ = feature_map.shape
-    side = math.ceil(math.sqrt(rows * columns / most))
-    window = (min(side, rows), min(side, columns))
-    return nn.avg_pool(feature_map, window, window)
+    """Resize a feature map so that at most about `most` positions are left.
+
+    Each position is a mean, weighted by a triangle, of the features around it. Without overlap, as with square windows,
+    the borders of the windows could be seen in the pictures as a fine grid.
+    """
+    _, rows, columns, channels = feature_map.shape
+    factor = max(1.0, math.sqrt(rows * columns / most))
+    size = (1, math.ceil(rows / factor), math.ceil(columns / factor), channels)
+    return jax.image.resize(feature_map, size, "linear", antialias=True)
 
 
 def unit(features: Float[Array, "positions channels"]) -> Float[Array, "positions channels"]:

@@ -12,7 +12,7 @@ from nst_exp.transfer.feature_losses.nearest import thinned, unit
 from nst_exp.transfer.losses import SILENT, Compare
 from nst_exp.types import FeatureMap, Scalar
 
-_POSITIONS = 1024  # the most positions of a layer, as in Kolkin et al.; larger feature maps are averaged over windows
+_POSITIONS = 1024  # the most positions of a layer, as in Kolkin et al.; larger feature maps are resized
 
 Distances = Float[Array, "positions positions"]
 

@@ -176,12 +176,12 @@ def test_limits_are_finite(name: str, limit: tuple[np.ndarray, np.ndarray]) -> N
 
 def test_large_feature_maps_are_resized_by_means_that_overlap() -> None:
     """A ramp stays a ramp away from the borders, and every position has its share in the mean."""
-    ramp = np.broadcast_to(np.arange(24.0)[None, :, None, None], (1, 24, 32, 1))
-    found = np.asarray(thinned(jnp.asarray(ramp, jnp.float32), 48))
-    assert found.shape == (1, 6, 8, 1)
-    np.testing.assert_allclose(found[0, 1:-1, 0, 0], np.arange(4) * 4 + 5.5, rtol=1e-5)
-    shares = np.asarray(jax.grad(lambda x: thinned(x, 48).sum())(jnp.asarray(ramp, jnp.float32)))
-    np.testing.assert_allclose(shares[0, 4:-4, 4:-4], 1 / 16, rtol=1e-4)
+    ramp = np.broadcast_to(np.arange(48.0)[None, :, None, None], (1, 48, 64, 1))
+    found = np.asarray(thinned(jnp.asarray(ramp, jnp.float32), 192))
+    assert found.shape == (1, 12, 16, 1)
+    np.testing.assert_allclose(found[0, 1:-1, 0, 0], np.arange(10) * 4 + 5.5, rtol=1e-5)
+    shares = np.asarray(jax.grad(lambda x: thinned(x, 192).sum())(jnp.asarray(ramp, jnp.float32)))
+    np.testing.assert_allclose(shares[0, 8:-8, 8:-8], 1 / 16, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", STYLE_LOSSES)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -37,6 +37,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "params.source": conf_files.options("params"),
     "params.preprocessing": tuple(PREPROCESSINGS),
     "loss.name": conf_files.options("loss"),
+    "colour.name": conf_files.options("colour"),
+    "colour.match": ("moments", "histogram"),
     "solver.name": conf_files.options("solver"),
     "solver.linesearch": ("none", "zoom", "hager-zhang"),
     "video.mode": conf_files.options("video"),
@@ -134,6 +136,33 @@ class LossConfig:
 
 
 @dataclass
+class ColourConfig:
+    """The options of conf/colour: whose colours the result has.
+
+    The fields have defaults because configurations of earlier versions lack them.
+
+    Attributes:
+        name: an option of conf/colour.
+        match: how `matched` recolours the painting, `moments` or `histogram`; None for the other options.
+
+    Raises:
+        InputError: if a value is not allowed, or given to an option that does not have it.
+    """
+
+    name: str = "painting"
+    match: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("colour.name", self.name)
+        used = conf_files.option("colour", self.name)["match"] is not None
+        if (self.match is not None) != used:
+            need = "needs a value" if used else "has no meaning there, leave it null"
+            raise InputError(f"colour.match={self.match}: with colour={self.name} it {need}")
+        if used:
+            _check_choice("colour.match", self.match)
+
+
+@dataclass
 class SolverConfig:
     """The options of conf/solver: the optimisation method.
 
@@ -160,8 +189,8 @@ class SolverConfig:
     def __post_init__(self) -> None:
         _check_choice("solver.name", self.name)
         uses = conf_files.option("solver", self.name)  # options that the method does not have are null there
-        for field in fields(self)[1:]:
-            self._check_use(field.name, used=uses[field.name] is not None)
+        for option in fields(self)[1:]:
+            self._check_use(option.name, used=uses[option.name] is not None)
 
     def _check_use(self, option: str, *, used: bool) -> None:
         value = getattr(self, option)
@@ -389,6 +418,7 @@ class RunConfig:
     registry: str | None
     force: bool
     optimized_metric: Any
+    colour: ColourConfig = field(default_factory=ColourConfig)
 
     def __post_init__(self) -> None:
         _check_choice("source", self.source)

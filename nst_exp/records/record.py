@@ -39,6 +39,9 @@ _WHERE_ONLY = (
 )
 # the settings that do not influence how a frame of a video is painted
 _OF_OUTPUT = ("evaluator", "video.end", "video.on_corrupt", "video.write", "video.codec", "video.sound")
+# the settings that earlier versions lacked, each with the value that gives the results of these versions; with it, a
+# setting is not part of the identity
+_AS_BEFORE = {"colour": "painting"}
 # the settings that have no effect on a run, by the kind of its source; a name that ends with a dot is a whole section
 _IDLE = {
     "image": ("source", "temporal_weight", "video.", "camera."),
@@ -71,7 +74,13 @@ def params(
         style_layer_weights: the weight of each style layer in use, by its canonical name.
     """
     flat = dict(_flatten(plain(config)))
-    for group, choice in (("network", "name"), ("params", "source"), ("loss", "name"), ("solver", "name")):
+    for group, choice in (
+        ("network", "name"),
+        ("params", "source"),
+        ("loss", "name"),
+        ("solver", "name"),
+        ("colour", "name"),
+    ):
         flat[group] = flat.pop(f"{group}.{choice}")
     flat["source"] = kind
     left_out = ("tracking.", "style_layer_weight")
@@ -99,7 +108,9 @@ def identity(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
     Returns:
         The first 32 hexadecimal digits of a SHA-256.
     """
-    settings = {name: value for name, value in readable.items() if name not in _WHERE_ONLY}
+    settings = {
+        name: value for name, value in readable.items() if name not in _WHERE_ONLY and _AS_BEFORE.get(name) != value
+    }
     text = json.dumps([RESULTS_VERSION, settings, dict(hashes)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

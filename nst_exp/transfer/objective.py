@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nst_exp.networks import Network
+from nst_exp.transfer.colour import grey
 from nst_exp.transfer.losses import DISTANCES, gram_matrix
 from nst_exp.transfer.terms import TERMS, LossWeights, Problem, View
 from nst_exp.types import FeatureMaps, GramMatrices, Image, Losses, NetworkParams, Scalar, StyleImage
@@ -32,6 +33,7 @@ class Objective:
         style_layers: the canonical names of the layers whose Gram matrices are compared with those of the style image.
         loss: a name in `nst_exp.transfer.losses.DISTANCES`, such as `relative` (dimensionless) or `article` (means of
             squared differences).
+        grey: whether only the luma of the pastiche counts. The targets are then those of grey pictures.
 
     Example:
         >>> import jax.numpy as jnp
@@ -52,6 +54,7 @@ class Objective:
     content_layers: tuple[str, ...]
     style_layers: tuple[str, ...]
     loss: str
+    grey: bool = False
 
     def weights(
         self, settings: Mapping[str, float], style_layer_weights: Mapping[str, float], style_scale: float
@@ -112,6 +115,7 @@ class Objective:
             problem, and the distance of each style layer as `style.LAYER`.
         """
         distance = DISTANCES[self.loss].between
+        image = grey(image) if self.grey else image
         maps = self.network.features(problem.params, image, self.layers)
         content = [distance(maps[layer], problem.targets.content[layer]) for layer in self.content_layers]
         style = [distance(gram_matrix(maps[layer]), problem.targets.style[layer]) for layer in self.style_layers]

@@ -90,13 +90,17 @@ def assert_chroma(levels: Levels, photograph: Levels) -> None:
 
 @pytest.mark.parametrize("most", [0.7, 1.0])
 def test_luma_is_matched_as_in_numpy(most: float) -> None:
-    """Also where the matched luma leaves the range that a file can hold."""
-    painting, photograph = pixels_of(seed=1, size=(25, 18)) ** 4, pixels_of(seed=2, least=0.3, most=most)
+    """Also where the matched luma would leave the range that a file can hold."""
+    power = 4 if most == 1 else 1  # a dark painting with some light
+    painting, photograph = pixels_of(seed=1, size=(25, 18)) ** power, pixels_of(seed=2, least=0.3, most=most)
     matched = np.asarray(luma_matched(painting, photograph), np.float64)
     own, wanted = luma_of(painting), luma_of(photograph)
-    expected = (own - own.mean()) * wanted.std() / own.std() + wanted.mean()
+    linear = (own - own.mean()) * wanted.std() / own.std() + wanted.mean()
+    expected = np.clip(linear, 0, 1)
     np.testing.assert_allclose(matched, np.repeat(expected[..., None], 3, axis=-1), atol=1e-4)
-    np.testing.assert_allclose((matched.mean(), matched.std()), (wanted.mean(), wanted.std()), atol=1e-4)
+    assert (linear.max() > 1) == (most == 1)
+    if most < 1:
+        np.testing.assert_allclose((matched.mean(), matched.std()), (wanted.mean(), wanted.std()), atol=1e-4)
 
 
 def test_histograms_are_matched_as_in_numpy() -> None:
@@ -142,8 +146,7 @@ def test_pictures_of_one_colour_are_sound(name: str, match: str) -> None:
     ):
         seen = colours.painting(style, content)
         assert seen.shape == style.shape
-        assert bool(jnp.all((seen >= 0) & (seen <= 1))) or colours.grey
-        assert bool(jnp.all(jnp.isfinite(seen)))
+        assert bool(jnp.all((seen >= 0) & (seen <= 1)))
     if name != "painting":  # a painting of one colour has the mean colour of the photograph, or its mean luma
         seen, wanted = colours.painting(flat(0.2, 0.6, 0.4), varied), colours.photograph(varied)
         if match == "moments":
@@ -277,8 +280,7 @@ def test_every_initial_picture_goes_with_grey_pictures(tmp_path: Path) -> None:
     pictures = [levels_of(run.path / "pastiche.png") for run in run_folders(tmp_path / OUT)]
     for picture in pictures:
         assert_chroma(picture, photograph_at(32))
-    assert np.abs(pictures[0].astype(int) - pictures[1]).max() <= 2  # the luma of the painting is matched already
-    assert len({picture.tobytes() for picture in pictures[1:]}) == 3
+    assert len({picture.tobytes() for picture in pictures}) == 4
 
 
 def test_histogram(tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ def luma_matched(image: AnyImage, reference: AnyImage) -> AnyImage:
             size.
 
     Returns:
-        The grey picture, of the shape of `image`. It is not clipped, so that mean and standard deviation are exact, and
-        its pixels may lie outside [0, 1].
+        The grey picture, of the shape of `image`. It is clipped to [0, 1], because no picture can reach the contrast of
+        a painting that leaves this range. What is cut off changes the mean and the standard deviation a little.
 
     References:
         Gatys et al. (2016), the section on luminance-only transfer.
@@ -103,7 +103,7 @@ def luma_matched(image: AnyImage, reference: AnyImage) -> AnyImage:
     own, wanted = luma(image), luma(reference)
     contrast = jnp.sqrt((jnp.var(wanted) + _LEAST) / (jnp.var(own) + _LEAST))
     moved = (own - jnp.mean(own)) * contrast + jnp.mean(wanted)
-    return jnp.broadcast_to(moved, image.shape)
+    return jnp.broadcast_to(jnp.clip(moved, 0, 1), image.shape)
 
 
 @jax.jit
@@ -142,7 +142,7 @@ class Colours(Protocol):
         """Return the option with the setting `colour.match`, which is None for options that do not have it."""
 
     def painting(self, style_image: StyleImage, content_image: Image) -> StyleImage:
-        """Return the painting as the solver sees it, whose pixels may lie outside [0, 1].
+        """Return the painting as the solver sees it, with pixels in [0, 1].
 
         Args:
             style_image: the painting, with pixels in [0, 1].

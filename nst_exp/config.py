@@ -39,6 +39,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss.name": conf_files.options("loss"),
     "style_loss.name": conf_files.options("style_loss"),
     "content_loss.name": conf_files.options("content_loss"),
+    "colour.name": conf_files.options("colour"),
+    "colour.match": ("moments", "histogram"),
     "solver.name": conf_files.options("solver"),
     "solver.linesearch": ("none", "zoom", "hager-zhang"),
     "video.mode": conf_files.options("video"),
@@ -177,6 +179,33 @@ class ContentLossConfig:
     def __post_init__(self) -> None:
         _check_choice("content_loss.name", self.name)
         _check_positive("content_loss.scale", self.scale)
+
+
+@dataclass
+class ColourConfig:
+    """The options of conf/colour: whose colours the result has.
+
+    The fields have defaults because configurations of earlier versions lack them.
+
+    Attributes:
+        name: an option of conf/colour.
+        match: how `matched` recolours the painting, `moments` or `histogram`; None for the other options.
+
+    Raises:
+        InputError: if a value is not allowed, or given to an option that does not have it.
+    """
+
+    name: str = "painting"
+    match: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("colour.name", self.name)
+        used = conf_files.option("colour", self.name)["match"] is not None
+        if (self.match is not None) != used:
+            need = "needs a value" if used else "has no meaning there, leave it null"
+            raise InputError(f"colour.match={self.match}: with colour={self.name} it {need}")
+        if used:
+            _check_choice("colour.match", self.match)
 
 
 @dataclass
@@ -437,6 +466,7 @@ class RunConfig:
     optimized_metric: Any
     style_loss: StyleLossConfig = field(default_factory=StyleLossConfig)
     content_loss: ContentLossConfig = field(default_factory=ContentLossConfig)
+    colour: ColourConfig = field(default_factory=ColourConfig)
 
     def __post_init__(self) -> None:
         _check_choice("source", self.source)

@@ -249,8 +249,16 @@ def test_help_explains_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for group, (option, _) in default_options().items():
         if group not in ("hydra", "experiment", "search"):
             explained |= {key.name for key in group_keys(group, option) if key.comment}
-    chosen_by_groups = {"network.name", "params.source", "loss.name", "solver.name", "video.mode", "tracking.backend"}
-    groups = {"network", "params", "loss", "solver", "stop", "video", "camera", "tracking"}
+    chosen_by_groups = {
+        "network.name",
+        "params.source",
+        "loss.name",
+        "colour.name",
+        "solver.name",
+        "video.mode",
+        "tracking.backend",
+    }
+    groups = {"network", "params", "loss", "colour", "solver", "stop", "video", "camera", "tracking"}
     weights = {key for key in run_keys() if key.startswith("style_layer_weight.")}
     assert set(run_keys()) - explained - chosen_by_groups - groups - weights == set()
     for key in explained:

@@ -23,6 +23,8 @@ CASES = {
     "nst-exp --mul": ["--multirun"],
     "nst-exp -m solver=adam init=c": ["content", "colours"],
     "nst-exp solver=": ["adam", "lbfgs", "optax_lbfgs"],
+    "nst-exp -m colour=painting,ma": ["painting,matched"],
+    "nst-exp colour=matched colour.match=": ["histogram", "moments"],
     "nst-exp force=t": ["true"],
     "nst-exp content=my\\ p": ["my\\ photo\\ \\(1\\).png"],
     "nst-exp style=pai": ["paintings/"],

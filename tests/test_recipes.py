@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import videos
 from command import arguments_of
+from PIL import Image
 
 from nst_exp import conf_files
 from nst_exp.config import CHOICES
@@ -29,6 +30,7 @@ from nst_exp.networks import ARCHITECTURES
 from nst_exp.params.readers import FORMATS
 from nst_exp.records.folder import RunFolder
 from nst_exp.runs.frame_policy import POLICIES
+from nst_exp.transfer.colour import COLOURS, MATCHES
 from nst_exp.transfer.feature_losses import CONTENT_LOSSES, STYLE_LOSSES
 from nst_exp.transfer.losses import DISTANCES
 from nst_exp.transfer.methods import METHODS
@@ -91,6 +93,21 @@ RECIPES: dict[str, dict[str, Changes]] = {
             After("STYLE_LOSSES = {", '    "contrast": FeatureLoss(contrast.variance, contrast.distance),\n'),
         ],
         "conf/style_loss/contrast.yaml": "name: contrast\nscale: 0.5\n",
+    },
+    "whose colours a result has": {
+        "nst_exp/transfer/colour.py": [
+            Before(
+                "# The values of `colour.match`",
+                "@dataclass(frozen=True)\n"
+                "class NoColours(ColoursOfPainting):\n"
+                '    """Write grey pictures."""\n\n'
+                "    def finished(self, pastiche: AnyImage, content_image: Image) -> AnyImage:\n"
+                '        """See `Colours`."""\n'
+                "        return grey(pastiche)\n\n\n",
+            ),
+            After("COLOURS: ", '    "none": NoColours,\n'),
+        ],
+        "conf/colour/none.yaml": "name: none\nmatch: null\n",
     },
     "a solver": {
         "nst_exp/transfer/methods.py": [
@@ -238,15 +255,16 @@ def test_one_search_uses_all_additions(tree: Path, tmp_path: Path) -> None:
         tree,
         tmp_path,
         *("search=single", "network=small", "params=npz", "params.path=params.npz", "solver=descent", "loss=absolute"),
-        "style_loss=contrast",
+        *("style_loss=contrast", "colour=none"),
         *("content=source.mp4", "video=independent", "video.codec=mpeg4"),
     )
     assert outcome.returncode == 0, outcome.stderr
     run = RunFolder(tmp_path / "out" / "0")
     losses, measures, params = run.result.losses, run.result.measures, run.record.params
-    assert (params["network"], params["params"], params["solver"], params["loss"], params["style_loss"]) == (
-        *("small", "npz", "descent", "absolute", "contrast"),
-    )  # fmt: skip
+    groups = ("network", "params", "solver", "loss", "style_loss", "colour")
+    assert [params[group] for group in groups] == ["small", "npz", "descent", "absolute", "contrast", "none"]
+    with Image.open(run.path / run.result.pastiche) as picture:
+        assert np.ptp(np.asarray(picture).astype(int), axis=-1).max() == 0  # grey
     assert 0.5 <= float(params["darkness_weight"]) <= 1
     assert losses["darkness"] > 0
     with av.open(str(run.path / "pastiche.mp4")) as video:
@@ -284,6 +302,8 @@ def command(tree: Path, folder: Path, *arguments: str) -> subprocess.CompletedPr
         (DISTANCES, "loss.name"),
         (STYLE_LOSSES, "style_loss.name"),
         (CONTENT_LOSSES, "content_loss.name"),
+        (COLOURS, "colour.name"),
+        (MATCHES, "colour.match"),
         (METHODS, "solver.name"),
         (POLICIES, "video.mode"),
         (ESTIMATORS, "video.estimator"),
@@ -295,7 +315,7 @@ def test_what_can_be_chosen_is_what_there_is(table: set[str], key: str) -> None:
     """The kind: an option of conf/, or an allowed value, that no code is behind; or code that cannot be chosen."""
     assert set(CHOICES[key]) == set(table)
     group = key.partition(".")[0]
-    for name in conf_files.options(group) if "." in key and key != "video.estimator" else ():
+    for name in conf_files.options(group) if "." in key and key not in ("video.estimator", "colour.match") else ():
         value = conf_files.option(group, name)
         value = value.get(group, value)  # a network's file sets other keys, too
         assert value[key.partition(".")[2]] == name

@@ -35,7 +35,7 @@ _PACKAGES = (
 # the groups whose choice stands in a column of its own, and the field of each that holds the choice
 _CHOICES = {
     **{"network": "name", "params": "source", "loss": "name", "style_loss": "name", "content_loss": "name"},
-    "solver": "name",
+    **{"solver": "name", "colour": "name"},
 }
 # the settings that do not influence the result, most of which only say where something is
 _WHERE_ONLY = (
@@ -44,6 +44,12 @@ _WHERE_ONLY = (
 )
 # the settings that do not influence how a frame of a video is painted
 _OF_OUTPUT = ("evaluator", "video.end", "video.on_corrupt", "video.write", "video.codec", "video.sound")
+# the settings that earlier versions lacked, each with the value that gives the results of these versions; with it, a
+# setting is not part of the identity
+_AS_BEFORE = {
+    "colour": "painting",
+    **{"style_loss": "gram", "style_loss.scale": 1.0, "content_loss": "features", "content_loss.scale": 1.0},
+}
 # the settings that have no effect on a run, by the kind of its source; a name that ends with a dot is a whole section
 _IDLE = {
     "image": ("source", "temporal_weight", "video.", "camera."),
@@ -104,7 +110,9 @@ def identity(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
     Returns:
         The first 32 hexadecimal digits of a SHA-256.
     """
-    settings = {name: value for name, value in readable.items() if name not in _WHERE_ONLY}
+    settings = {
+        name: value for name, value in readable.items() if name not in _WHERE_ONLY and _AS_BEFORE.get(name) != value
+    }
     text = json.dumps([RESULTS_VERSION, settings, dict(hashes)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

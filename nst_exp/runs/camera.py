@@ -38,7 +38,7 @@ from nst_exp.records.folder import PICTURE, VIDEO, loss_column
 from nst_exp.records.result import Result
 from nst_exp.records.tracking import TrackedRun
 from nst_exp.runs.frame_policy import frame_policy
-from nst_exp.runs.inputs import Inputs, SolverSetup, out_of_memory_as_input_error
+from nst_exp.runs.inputs import Inputs, SolverSetup, entry_of, out_of_memory_as_input_error
 from nst_exp.runs.kind import ActiveRun, Within
 from nst_exp.runs.preview import Preview, jpeg
 from nst_exp.runs.progress import progress
@@ -228,7 +228,7 @@ class _Painter:
 
     def _entry(self, content: Levels) -> BatchEntry:
         image = jnp.asarray(from_uint8(content))
-        return BatchEntry(self._inputs.weights, image, self._inputs.style_image, seed=self._inputs.plan.config.seed)
+        return entry_of(self._inputs, image)
 
     def _solved(
         self, entry: BatchEntry, setup: SolverSetup, on_chunk: Callable[[Progress], None] = lambda chunk: None

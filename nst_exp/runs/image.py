@@ -16,10 +16,10 @@ from nst_exp.memory import peak_mb, reset_peak
 from nst_exp.outcome import Failure, Outcome
 from nst_exp.records.folder import PICTURE, Table, loss_column
 from nst_exp.records.result import Result
-from nst_exp.runs.inputs import Inputs, SolverSetup, out_of_memory_as_input_error
+from nst_exp.runs.inputs import Inputs, SolverSetup, entry_of, out_of_memory_as_input_error
 from nst_exp.runs.kind import ActiveRun, Within
 from nst_exp.runs.progress import phase, progress
-from nst_exp.transfer.stylize import BatchEntry, Progress, Schedule, Solution, initial_image, stylize
+from nst_exp.transfer.stylize import Progress, Schedule, Solution, initial_image, stylize
 from nst_exp.types import AnyImage
 
 
@@ -71,7 +71,7 @@ class ImageRuns:
                 loss = float(chunk.trace.totals[-1])
                 bar.update(steps_done=chunk.steps_done, loss=loss, evaluations=int(evaluations.sum()))
 
-            entries = [_batch_entry(run.inputs) for run in runs]
+            entries = [entry_of(run.inputs, run.inputs.content_image) for run in runs]
             outcomes = stylize(setup.objective, setup.method, inputs.params, entries, setup.schedule, on_chunk)
         seconds, peak = (time.monotonic() - started) / count, peak_mb()
         return [
@@ -106,10 +106,6 @@ class ImageRuns:
 KIND = ImageRuns()
 
 
-def _batch_entry(inputs: Inputs) -> BatchEntry:
-    return BatchEntry(inputs.weights, inputs.content_image, inputs.style_image, seed=inputs.plan.config.seed)
-
-
 def _stop_if_all_failed(journals: Sequence[_Journal]) -> None:
     errors = [journal.failure.error for journal in journals if journal.failure.error is not None]
     if len(errors) == len(journals):
@@ -142,7 +138,8 @@ class _Journal:
     def begin(self) -> None:
         """Write the initial picture, which is the first one of MLflow's image grid."""
         with self.failure.kept():
-            self._keep(initial_image(self._schedule, _batch_entry(self._run.inputs)), 0)
+            inputs = self._run.inputs
+            self._keep(initial_image(self._schedule, entry_of(inputs, inputs.content_image)), 0)
 
     def add(self, chunk: Progress) -> None:
         """Log the losses of a chunk, and write its picture if a snapshot is due."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Hashable, Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from cachetools import LRUCache
 
 from nst_exp.config import RunConfig
@@ -20,9 +22,10 @@ from nst_exp.memory import remembered
 from nst_exp.networks import Network
 from nst_exp.params.sources import ParamsSource, load_params
 from nst_exp.runs.plan import Plan, params_source, solver_method
+from nst_exp.transfer.colour import Colours
 from nst_exp.transfer.methods import Method
 from nst_exp.transfer.objective import Objective
-from nst_exp.transfer.stylize import Schedule, Stop, coarse_to_fine
+from nst_exp.transfer.stylize import BatchEntry, Schedule, Stop, coarse_to_fine
 from nst_exp.transfer.terms import LossWeights
 from nst_exp.types import Image, NetworkParams, StyleImage
 
@@ -40,7 +43,8 @@ class Inputs:
         plan: the checked settings.
         weights: the weights of the loss.
         content_image: the photograph, or the first frame of a video or a camera, at the size of the run.
-        style_image: the painting, at the size of the run times `style_zoom`.
+        style_image: the painting, at the size of the run times `style_zoom`, as the solver sees it: `colour` may have
+            given it the colours of `content_image`.
         params: the params of all layers in use.
     """
 
@@ -71,7 +75,17 @@ def load(plan: Plan) -> Inputs:
         return _picture("content", plan.hashes["content"], path, config.size, config.aspect, least)
 
     content_image = plan.source.content_image(config, least, read_content)
+    style_image = _in_colours(plan.colours, style_image, content_image)
     return Inputs(plan, weights, content_image, style_image, _load_params(plan))
+
+
+def _in_colours(colours: Colours, style_image: StyleImage, content_image: Image) -> StyleImage:
+    """Return the painting as the solver sees it, or the same object as an earlier call if that is equal."""
+    painting = colours.painting(style_image, content_image)
+    if painting is style_image:
+        return style_image
+    digest = hashlib.sha256(np.asarray(painting).tobytes()).hexdigest()
+    return remembered(_pictures, ("painting", digest, painting.shape), lambda: painting)
 
 
 def _picture(name: str, sha256: str, path: Path, size: int, aspect: str, least: int) -> Image:
@@ -112,6 +126,17 @@ def _params(sha256: str, source: ParamsSource, network: Network, layers: tuple[s
 
 def _least_side(objective: Objective) -> int:
     return max(objective.network.smallest_side(objective.layers), _LEAST_SIDE)
+
+
+def entry_of(inputs: Inputs, content_image: Image) -> BatchEntry:
+    """Return the entry of a batch for a photograph or a frame, without an initial picture.
+
+    Args:
+        inputs: the inputs of the run.
+        content_image: the photograph or the frame, at the size of the run.
+    """
+    plan = inputs.plan
+    return BatchEntry(inputs.weights, content_image, inputs.style_image, seed=plan.config.seed, colours=plan.colours)
 
 
 # --- how pictures are solved -----------------------------------------------------------------------------------

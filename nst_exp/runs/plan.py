@@ -16,6 +16,7 @@ from nst_exp.networks import Network, get_network
 from nst_exp.params.sources import ParamsSource, params_sha256
 from nst_exp.records import record
 from nst_exp.runs.source import Source, open_source
+from nst_exp.transfer.colour import COLOURS, Colours
 from nst_exp.transfer.methods import METHODS, Method
 from nst_exp.transfer.objective import Objective
 
@@ -41,6 +42,11 @@ class Plan:
     style_layer_weights: Mapping[str, float]
     files: Mapping[str, Path]
     hashes: Mapping[str, str]
+
+    @property
+    def colours(self) -> Colours:
+        """Whose colours the result has."""
+        return colours_of(self.config)
 
     @property
     def params(self) -> dict[str, Any]:
@@ -71,7 +77,8 @@ def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
     style_layer_weights = _style_layer_weights(config, network)
     _refuse_idle_weights(overrides, config, network, style_layer_weights)
     losses = (config.loss.name, config.style_loss.name, config.content_loss.name)
-    objective = Objective(network, content_layers, tuple(style_layer_weights), *losses)
+    grey = colours_of(config).grey
+    objective = Objective(network, content_layers, tuple(style_layer_weights), *losses, grey=grey)
     files = _files(config)
     source = open_source(config, files.get("content"))
     _refuse_idle(overrides, source.kind)
@@ -90,6 +97,11 @@ def params_source(config: RunConfig) -> ParamsSource:
     """
     path = home_expanded(config.params.path) if config.params.path else None
     return ParamsSource(config.params.source, path, config.params.preprocessing, config.params.seed)
+
+
+def colours_of(config: RunConfig) -> Colours:
+    """Return the option of `colour=` that the settings describe."""
+    return COLOURS[config.colour.name].of(config.colour.match)
 
 
 def solver_method(solver: SolverConfig) -> Method:

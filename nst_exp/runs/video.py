@@ -27,7 +27,7 @@ from nst_exp.outcome import Failure, Outcome
 from nst_exp.records.folder import loss_column
 from nst_exp.records.result import Result
 from nst_exp.runs.frame_policy import FramePolicy, frames_follow
-from nst_exp.runs.inputs import Inputs, SolverSetup, out_of_memory_as_input_error
+from nst_exp.runs.inputs import Inputs, SolverSetup, entry_of, out_of_memory_as_input_error
 from nst_exp.runs.kind import ActiveRun, Within
 from nst_exp.runs.progress import progress
 from nst_exp.runs.source import cut_of
@@ -254,8 +254,7 @@ def _entries(todo: Sequence[tuple[_Painter, Frame]]) -> list[BatchEntry]:
     """Make an entry for each frame, without initial pictures; several runs share the object of the same frame."""
     frames = {frame.index: frame.levels for _, frame in todo}
     images = {index: jnp.asarray(from_uint8(levels)) for index, levels in frames.items()}
-    inputs = [(painter.video.inputs, images[frame.index]) for painter, frame in todo]
-    return [BatchEntry(one.weights, image, one.style_image, seed=one.plan.config.seed) for one, image in inputs]
+    return [entry_of(painter.video.inputs, images[frame.index]) for painter, frame in todo]
 
 
 def _started(entry: BatchEntry, painter: _Painter, frame: Frame, pass_: int) -> BatchEntry:

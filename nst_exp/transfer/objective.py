@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nst_exp.networks import Network
+from nst_exp.transfer.colour import grey
 from nst_exp.transfer.feature_losses import CONTENT_LOSSES, STYLE_LOSSES
 from nst_exp.transfer.losses import DISTANCES
 from nst_exp.transfer.terms import TERMS, LossWeights, Problem, View
@@ -35,6 +36,7 @@ class Objective:
             squared differences).
         style_loss: a name in `nst_exp.transfer.feature_losses.STYLE_LOSSES`.
         content_loss: a name in `nst_exp.transfer.feature_losses.CONTENT_LOSSES`.
+        grey: whether only the luma of the pastiche counts. The targets are then those of grey pictures.
 
     Example:
         >>> import jax.numpy as jnp
@@ -57,6 +59,7 @@ class Objective:
     loss: str
     style_loss: str = "gram"
     content_loss: str = "features"
+    grey: bool = False
 
     def weights(
         self,
@@ -121,6 +124,7 @@ class Objective:
         """
         compare, targets = DISTANCES[self.loss].between, problem.targets
         content_loss, style_loss = CONTENT_LOSSES[self.content_loss], STYLE_LOSSES[self.style_loss]
+        image = grey(image) if self.grey else image
         maps = self.network.features(problem.params, image, self.layers)
         content = [content_loss.distance(maps[name], targets.content[name], compare) for name in self.content_layers]
         style = [style_loss.distance(maps[name], targets.style[name], compare) for name in self.style_layers]

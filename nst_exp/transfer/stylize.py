@@ -22,7 +22,7 @@ import numpy.typing as npt
 from nst_exp.errors import InputError
 from nst_exp.memory import free_bytes
 from nst_exp.outcome import Outcome
-from nst_exp.transfer.colour import recoloured
+from nst_exp.transfer.colour import COLOURS_OF_PAINTING, Colours, recoloured
 from nst_exp.transfer.methods import Method
 from nst_exp.transfer.objective import Objective
 from nst_exp.transfer.solver import CHUNK, Problems, SolverState, Trace, advance, begin, spare_entries
@@ -98,6 +98,8 @@ class BatchEntry:
         seed: the seed of the noise of `init=noise`.
         anchor: for a frame that follows other frames of a video. It has the finest size of the schedule, which must
             then be the only one.
+        colours: whose colours the result has; `painting` has been applied to `style_image` already. All entries of a
+            batch have the same `grey` as their objective.
     """
 
     weights: LossWeights
@@ -106,6 +108,11 @@ class BatchEntry:
     init_image: AnyImage | None = None
     seed: int = 0
     anchor: Anchor | None = None
+    colours: Colours = COLOURS_OF_PAINTING
+
+    def finished(self, pastiche: AnyImage) -> AnyImage:
+        """Return what the solver made for this entry, at any scale, in its final colours."""
+        return self.colours.finished(pastiche, self.content_image)
 
 
 @dataclasses.dataclass
@@ -141,7 +148,7 @@ class Progress:
         scale: the index of the current scale.
         steps_done: the number of steps done so far, at all scales.
         trace: the losses of each step of the chunk; its evaluations count all scales.
-        best_image: the best picture of the current scale so far, at the size of that scale.
+        best_image: the best picture of the current scale so far, at the size of that scale and in its final colours.
     """
 
     entry: int
@@ -156,9 +163,9 @@ class Solution:
     """The result of a solve: the best picture at the finest scale, and what it took.
 
     Attributes:
-        pastiche: the picture; its pixels may lie outside [0, 1].
-        total_loss: the total loss of `pastiche`.
-        losses: the terms of its loss, by name, before their weights; see `Objective.losses`.
+        pastiche: the picture in its final colours; its pixels may lie outside [0, 1].
+        total_loss: the total loss of the picture that the solver made, before it was given its final colours.
+        losses: the terms of this loss, by name, before their weights; see `Objective.losses`.
         steps: the number of steps done, at all scales.
         evaluations: how often loss and gradient were computed, at all scales.
         restarts: how often a step went wrong and the memory of the method was emptied, at all scales.
@@ -234,7 +241,35 @@ def _bytes(tree: Any) -> int:
 
 
 def initial_image(schedule: Schedule, entry: BatchEntry) -> AnyImage:
-    """Return the picture that an entry starts from, at the coarsest size of `schedule`."""
+    """Return the picture that an entry starts from, in its final colours, at the coarsest size of `schedule`."""
+    (as_solved,) = _as_solved([entry])
+    return entry.finished(_initial_image(schedule, as_solved))
+
+
+def _as_solved(entries: Sequence[BatchEntry]) -> list[BatchEntry]:
+    """Return the entries with photographs and anchors as the solver sees them.
+
+    Entries with the same photograph get the same object again.
+    """
+    photographs: dict[tuple[int, Colours], Image] = {}
+    for entry in entries:
+        key = id(entry.content_image), entry.colours
+        if key not in photographs:
+            photographs[key] = entry.colours.photograph(entry.content_image)
+    return [
+        dataclasses.replace(
+            entry, content_image=photographs[id(entry.content_image), entry.colours], anchor=_anchor_as_solved(entry)
+        )
+        for entry in entries
+    ]
+
+
+def _anchor_as_solved(entry: BatchEntry) -> Anchor | None:
+    anchor = entry.anchor
+    return None if anchor is None else Anchor(entry.colours.photograph(anchor.image), anchor.mask)
+
+
+def _initial_image(schedule: Schedule, entry: BatchEntry) -> AnyImage:
     if entry.init_image is not None:
         return _resize(entry.init_image, schedule.sizes[0])
     return INITIAL_PICTURES[schedule.init](entry, schedule.sizes[0])
@@ -306,8 +341,9 @@ def stylize(
         (1, 48, 64, 3)
     """
     tallies, idle = [_Tally() for _ in entries], spare_entries(len(entries))
-    entries = [*entries, *[entries[0]] * idle]
-    pastiches = [initial_image(schedule, entry) for entry in entries]
+    wanted = [*entries, *[entries[0]] * idle]
+    entries = _as_solved(wanted)
+    pastiches = [_initial_image(schedule, entry) for entry in entries]
     memory = memory or StyleMemory()
     for scale, size in enumerate(schedule.sizes):
         problems = Problems.of(_problems(objective, params, entries, size, memory))
@@ -319,11 +355,15 @@ def stylize(
             state, traces = advance(objective.repeated, method, problems, state, jnp.asarray(steps))
             for index, trace in _moved(traces, steps):
                 shifted = tallies[index].add(trace)
-                on_chunk(Progress(index, scale, tallies[index].steps, shifted, state.best_image[index]))
+                on_chunk(
+                    Progress(
+                        index, scale, tallies[index].steps, shifted, wanted[index].finished(state.best_image[index])
+                    )
+                )
         pastiches = list(state.best_image)
         for index, tally in enumerate(tallies):
             tally.end_scale(int(state.evaluations[index]), int(state.restarts[index]))
-    return [_outcome(index, tally, state) for index, tally in enumerate(tallies)]
+    return [_outcome(index, tally, state, wanted[index]) for index, tally in enumerate(tallies)]
 
 
 @dataclasses.dataclass
@@ -381,13 +421,13 @@ def _moved(traces: Trace, steps: npt.NDArray[np.int32]) -> Iterator[tuple[int, T
         yield int(index), jax.tree.map(lambda row, index=index: row[index, : steps[index]], rows)
 
 
-def _outcome(index: int, tally: _Tally, state: SolverState) -> Outcome[Solution]:
+def _outcome(index: int, tally: _Tally, state: SolverState, entry: BatchEntry) -> Outcome[Solution]:
     if tally.not_finite is not None:
         error = InputError(f"the loss of the initial picture is {tally.not_finite}: weights are too large for float32")
         return Outcome(error=error)
     total = float(state.best_total[index])
     losses = {name: float(loss[index]) for name, loss in state.best_losses.items()}
-    best = state.best_image[index]
+    best = entry.finished(state.best_image[index])
     return Outcome(Solution(best, total, losses, tally.steps, tally.evaluations, tally.restarts))
 
 

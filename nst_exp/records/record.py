@@ -32,11 +32,15 @@ _PACKAGES = (
 )
 
 
-# the settings that do not influence the result, most of which only say where something is
+# the settings that do not influence the result, most of which only say where something is; those of `layer_weights`
+# only say where the weights of the layers come from
 _WHERE_ONLY = (
     *("content", "style", "params.path", "cache_dir", "registry", "force", "optimized_metric", "video.flow_cache_mb"),
-    "video.max_batch_size",
+    *("video.max_batch_size", "layer_weights", "layer_weights.ratio"),
 )
+# the settings that earlier versions did not have, with what these versions did; a run that does the same has the same
+# identity
+_EARLIER = {"steps_ratio": 1.0, "averaging": 0.0, "pooling_gain": 1.0}
 # the settings that do not influence how a frame of a video is painted
 _OF_OUTPUT = ("evaluator", "video.end", "video.on_corrupt", "video.write", "video.codec", "video.sound")
 # the settings that have no effect on a run, by the kind of its source; a name that ends with a dot is a whole section
@@ -44,7 +48,16 @@ _IDLE = {
     "image": ("source", "temporal_weight", "video.", "camera."),
     "video": ("camera.",),
     "camera": (
-        *("content", "coarsest_size", "video.start", "video.end", "video.every", "video.reach", "video.passes"),
+        *(
+            "content",
+            "coarsest_size",
+            "steps_ratio",
+            "video.start",
+            "video.end",
+            "video.every",
+            "video.reach",
+            "video.passes",
+        ),
         *("video.flow_cache_mb", "video.on_corrupt", "video.write", "video.sound"),
     ),
 }
@@ -71,8 +84,9 @@ def params(
         style_layer_weights: the weight of each style layer in use, by its canonical name.
     """
     flat = dict(_flatten(plain(config)))
-    for group, choice in (("network", "name"), ("params", "source"), ("loss", "name"), ("solver", "name")):
-        flat[group] = flat.pop(f"{group}.{choice}")
+    for group in ("network", "loss", "layer_weights", "solver"):
+        flat[group] = flat.pop(f"{group}.name")
+    flat["params"] = flat.pop("params.source")
     flat["source"] = kind
     left_out = ("tracking.", "style_layer_weight")
     named = {
@@ -99,7 +113,11 @@ def identity(readable: Mapping[str, Any], hashes: Mapping[str, str]) -> str:
     Returns:
         The first 32 hexadecimal digits of a SHA-256.
     """
-    settings = {name: value for name, value in readable.items() if name not in _WHERE_ONLY}
+    settings = {
+        name: value
+        for name, value in readable.items()
+        if name not in _WHERE_ONLY and (name not in _EARLIER or value != _EARLIER[name])
+    }
     text = json.dumps([RESULTS_VERSION, settings, dict(hashes)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 

@@ -228,7 +228,8 @@ class _Painter:
 
     def _entry(self, content: Levels) -> BatchEntry:
         image = jnp.asarray(from_uint8(content))
-        return BatchEntry(self._inputs.weights, image, self._inputs.style_image, seed=self._inputs.plan.config.seed)
+        inputs, config = self._inputs, self._inputs.plan.config
+        return BatchEntry(inputs.weights, image, inputs.style_image, seed=config.seed, averaging=config.averaging)
 
     def _solved(
         self, entry: BatchEntry, setup: SolverSetup, on_chunk: Callable[[Progress], None] = lambda chunk: None
@@ -282,7 +283,7 @@ class _Live:
             self._preview.show(jpeg(_pair(content, pastiche)), {"state": f"painting the first frame: step {steps}"})
 
         show(content, 0)
-        self._painter.begin(first, lambda chunk: show(resize(to_uint8(chunk.best_image), size), chunk.steps_done))
+        self._painter.begin(first, lambda chunk: show(resize(to_uint8(chunk.image), size), chunk.steps_done))
         self._painter.paint(self._camera.newest(), steps=1)
 
     def frames(self, ended: threading.Event) -> Iterator[tuple[int, Levels]]:

@@ -107,7 +107,10 @@ KIND = ImageRuns()
 
 
 def _batch_entry(inputs: Inputs) -> BatchEntry:
-    return BatchEntry(inputs.weights, inputs.content_image, inputs.style_image, seed=inputs.plan.config.seed)
+    config = inputs.plan.config
+    return BatchEntry(
+        inputs.weights, inputs.content_image, inputs.style_image, seed=config.seed, averaging=config.averaging
+    )
 
 
 def _stop_if_all_failed(journals: Sequence[_Journal]) -> None:
@@ -150,7 +153,7 @@ class _Journal:
         with self.failure.kept():
             self._run.tracked.log_trace(self._tables[-1])
             while self._snapshots and chunk.steps_done >= self._snapshots[0]:
-                self._keep(chunk.best_image, self._snapshots.pop(0))
+                self._keep(chunk.image, self._snapshots.pop(0))
 
     def outcome(self, solved: Outcome[Solution], seconds: float, peak: float, batch_size: int) -> Outcome[SolvedImage]:
         """Return the outcome of the run after its batch has been solved.

@@ -165,7 +165,7 @@ def schedule_of(inputs: Inputs) -> Schedule:
     coarsest = config.coarsest_size or (_COARSEST if config.size > _SINGLE_SCALE else config.size)
     sizes = coarse_to_fine(height, width, coarsest, _least_side(objective))
     stop = Stop(config.stop.improvement, config.stop.window)
-    return Schedule(sizes[-config.steps :], config.steps, config.init, stop)
+    return Schedule(sizes[-config.steps :], config.steps, config.init, stop, config.steps_ratio)
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from nst_exp.runs.progress import progress
 from nst_exp.runs.source import cut_of
 from nst_exp.runs.video_files import Levels, VideoRun, finish_video, log_treatment, logged_values, write_videos
 from nst_exp.transfer.stylize import BatchEntry, Progress, Solution, entries_that_fit, stylize
+from nst_exp.types import Image
 
 _Show = Callable[[float, int], None]  # shows a loss, and the evaluations of the frames being painted
 
@@ -254,8 +255,12 @@ def _entries(todo: Sequence[tuple[_Painter, Frame]]) -> list[BatchEntry]:
     """Make an entry for each frame, without initial pictures; several runs share the object of the same frame."""
     frames = {frame.index: frame.levels for _, frame in todo}
     images = {index: jnp.asarray(from_uint8(levels)) for index, levels in frames.items()}
-    inputs = [(painter.video.inputs, images[frame.index]) for painter, frame in todo]
-    return [BatchEntry(one.weights, image, one.style_image, seed=one.plan.config.seed) for one, image in inputs]
+    return [_entry(painter.video.inputs, images[frame.index]) for painter, frame in todo]
+
+
+def _entry(inputs: Inputs, image: Image) -> BatchEntry:
+    config = inputs.plan.config
+    return BatchEntry(inputs.weights, image, inputs.style_image, seed=config.seed, averaging=config.averaging)
 
 
 def _started(entry: BatchEntry, painter: _Painter, frame: Frame, pass_: int) -> BatchEntry:

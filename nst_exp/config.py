@@ -27,7 +27,7 @@ EVALUATORS = {"vgg16": "bundled", "tiny": "random"}  # the networks of the evalu
 CHOICES: dict[str, tuple[str, ...]] = {
     "source": ("auto", "image", "video", "camera"),
     "aspect": ASPECTS,
-    "pooling": ("average", "max"),
+    "pooling": ("average", "max", "l2"),
     "padding": ("zeros", "replicate"),
     "precision": ("auto", "float32", "tf32", "bfloat16"),
     "evaluator": tuple(EVALUATORS),
@@ -41,6 +41,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "content_loss.name": conf_files.options("content_loss"),
     "colour.name": conf_files.options("colour"),
     "colour.match": ("moments", "histogram"),
+    "layer_weights.name": conf_files.options("layer_weights"),
     "solver.name": conf_files.options("solver"),
     "solver.linesearch": ("none", "zoom", "hager-zhang"),
     "video.mode": conf_files.options("video"),
@@ -209,6 +210,32 @@ class ColourConfig:
 
 
 @dataclass
+class LayerWeightsConfig:
+    """The options of conf/layer_weights: the weights of the style layers.
+
+    Attributes:
+        name: an option of conf/layer_weights.
+        ratio: the weight of each style layer over that of the next shallower one, above 0; None to take the weights
+            from `style_layer_weights` or `style_layer_weight`.
+
+    Raises:
+        InputError: if a value is not allowed, or given to an option that does not have it.
+    """
+
+    name: str
+    ratio: float | None
+
+    def __post_init__(self) -> None:
+        _check_choice("layer_weights.name", self.name)
+        used = conf_files.option("layer_weights", self.name)["ratio"] is not None
+        if (self.ratio is not None) != used:
+            need = "needs a value" if used else "has no meaning there, leave it null"
+            raise InputError(f"layer_weights.ratio={self.ratio}: with layer_weights={self.name} it {need}")
+        if self.ratio is not None:
+            _check_between("layer_weights.ratio", self.ratio, 0.01, 100)
+
+
+@dataclass
 class SolverConfig:
     """The options of conf/solver: the optimisation method.
 
@@ -235,8 +262,8 @@ class SolverConfig:
     def __post_init__(self) -> None:
         _check_choice("solver.name", self.name)
         uses = conf_files.option("solver", self.name)  # options that the method does not have are null there
-        for option in [known.name for known in fields(self)[1:]]:
-            self._check_use(option, used=uses[option] is not None)
+        for option in fields(self)[1:]:
+            self._check_use(option.name, used=uses[option.name] is not None)
 
     def _check_use(self, option: str, *, used: bool) -> None:
         value = getattr(self, option)
@@ -414,13 +441,16 @@ class TrackingConfig:
         _check_at_least("tracking.snapshots", self.snapshots, 0)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RunConfig:
     """All settings of a run.
 
     conf/run.yaml says what each key means. Layers may be named by their aliases. The weights of style layers are taken
-    from the table `style_layer_weight`, or from the list `style_layer_weights` if that is given. There are two keys
-    because Hydra cannot merge a list into a mapping.
+    from the table `style_layer_weight`, or from the list `style_layer_weights` if that is given, or follow from
+    `layer_weights`. There are two keys for a table and a list because Hydra cannot merge a list into a mapping.
+
+    Some settings have a default because configurations of earlier versions lack them. It stands for what these versions
+    did, and may differ from the default in conf/run.yaml.
 
     OmegaConf does not check fields annotated with `Any`: `content_layer` and `optimized_metric` are a string or a list
     of strings, `style_layers` is a list of strings, and `style_layer_weights` is a list of numbers or None.
@@ -440,6 +470,7 @@ class RunConfig:
     style_layers: Any
     style_layer_weight: dict[str, float]
     style_layer_weights: Any
+    layer_weights: LayerWeightsConfig = field(default_factory=lambda: LayerWeightsConfig("table", None))
     style_weight: float
     tv_weight: float
     range_weight: float
@@ -447,8 +478,11 @@ class RunConfig:
     init: str
     seed: int
     steps: int
+    steps_ratio: float = 1.0
     coarsest_size: int | None
+    averaging: float = 0.0
     pooling: str
+    pooling_gain: float = 1.0
     padding: str
     precision: str
     network: NetworkConfig
@@ -479,8 +513,11 @@ class RunConfig:
         for name in ("size", "coarsest_size"):
             if getattr(self, name) is not None:
                 _check_between(name, getattr(self, name), 16, 8192)
-        if not 0.1 <= self.style_zoom <= 10:
-            raise InputError(f"style_zoom={self.style_zoom}: must be from 0.1 to 10")
+        _check_between("style_zoom", self.style_zoom, 0.1, 10)
+        _check_between("steps_ratio", self.steps_ratio, 0.1, 10)
+        _check_between("pooling_gain", self.pooling_gain, 0.01, 100)
+        if not 0 <= self.averaging < 1:
+            raise InputError(f"averaging={self.averaging}: must be from 0 to below 1")
         for name, weight in self.loss_weights.items():
             _check_weight(name, weight)
         if self.content_weight == self.style_weight == 0:
@@ -493,11 +530,16 @@ class RunConfig:
             _check_weight(f"style_layer_weight.{layer}", weight)
         if self.style_layer_weights is not None:
             _check_layer_weights(self.style_layer_weights, self.style_layers)
+            if self.layer_weights.ratio is not None:
+                raise InputError(
+                    f"layer_weights={self.layer_weights.name} and style_layer_weights={self.style_layer_weights}: "
+                    "give only one of them (style_layer_weights=null gives no list)"
+                )
 
     @property
     def loss_weights(self) -> dict[str, float]:
         """The weight of each term of the loss by its key, such as `content_weight`."""
-        numbers = (known.name for known in fields(self) if known.type in (float, "float"))
+        numbers = (setting.name for setting in fields(self) if setting.type in (float, "float"))
         return {name: getattr(self, name) for name in numbers if name.endswith("_weight")}
 
     @property
@@ -574,7 +616,7 @@ def _check_choice(name: str, value: Any) -> None:
         raise InputError(f"{name}={value}: choose one of {', '.join(choices)}{did_you_mean(value, choices)}")
 
 
-def _check_between(name: str, value: int, least: int, most: int) -> None:
+def _check_between(name: str, value: float, least: float, most: float) -> None:
     if not least <= value <= most:
         raise InputError(f"{name}={value}: must be from {least} to {most}")
 

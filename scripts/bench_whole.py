@@ -171,7 +171,8 @@ def _plan(objective: Any, params: Any, size: int, batch_size: int) -> Any:
     own = tuple(leaf is weights.style_layers and batch_size > 1 for leaf in leaves)  # differ between entries
     shared = [leaf for leaf, differs in zip(leaves, own, strict=True) if not differs]
     problems = Problems([arrays(batch_size, *weights.style_layers.shape)] * sum(own), shared, own, structure)
-    state = jax.eval_shape(lambda *given: begin(objective, method, *given), problems, arrays(batch_size, *image.shape))
+    images, averaging = arrays(batch_size, *image.shape), arrays(batch_size)
+    state = jax.eval_shape(lambda *given: begin(objective, method, *given), problems, images, averaging)
     steps = arrays(batch_size, dtype=np.int32)
     return advance.lower(objective.repeated, method, problems, state, steps).compile().memory_analysis()
 

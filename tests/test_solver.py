@@ -26,6 +26,7 @@ METHODS: dict[str, Lbfgs | OptaxLbfgs | Adam] = {
     "adam": Adam(learning_rate=0.02),
 }
 SHAPE = (1, 4, 4, 3)
+OFF = jnp.zeros(1)  # no average
 CURVATURE = jnp.asarray(np.geomspace(1, 30, 48).reshape(SHAPE), jnp.float32)
 GOAL = jnp.asarray(np.random.default_rng(0).uniform(size=SHAPE), jnp.float32)
 
@@ -49,7 +50,7 @@ def run(
 ) -> tuple[SolverState, Trace]:
     """Run steps of a single entry in chunks; returns the joined traces."""
     problems = Problems.of([problem])
-    state, traces = begin(objective, method, problems, image[None]), []
+    state, traces = begin(objective, method, problems, image[None], OFF), []
     while steps > 0:
         count = min(CHUNK, steps)
         state, trace = advance(objective, method, problems, state, jnp.array([count]))
@@ -160,7 +161,7 @@ def test_batch_entries_do_not_disturb_each_other() -> None:
     start = jnp.full(SHAPE, 0.5)
     scales = [jnp.float32(scale) for scale in (1.0, 1e38, 2.0)]  # the steps of the second one soon exceed float32
     problems = Problems.of(scales)
-    state = begin(ScaledBowl(), method, problems, jnp.stack([start] * 3))
+    state = begin(ScaledBowl(), method, problems, jnp.stack([start] * 3), jnp.zeros(3))
     rows = []
     for steps in ([10, 10, 10], [10, 10, 0], [7, 10, 0]):
         state, trace = advance(ScaledBowl(), method, problems, state, jnp.array(steps))
@@ -179,7 +180,7 @@ def run_scaled(
     scale: jax.Array, method: Method, image: jax.Array, counts: tuple[int, ...]
 ) -> tuple[SolverState, np.ndarray]:
     problems = Problems.of([scale])
-    state, totals = begin(ScaledBowl(), method, problems, image[None]), []
+    state, totals = begin(ScaledBowl(), method, problems, image[None], OFF), []
     for count in counts:
         state, trace = advance(ScaledBowl(), method, problems, state, jnp.array([count]))
         totals.append(trace.totals[0, :count])

@@ -37,7 +37,7 @@ def test_scales_are_steps_of_square_root_two() -> None:
 
 def test_steps_are_shared_out_evenly() -> None:
     schedule = Schedule(((8, 8), (12, 12), (16, 16)), 11, "content")
-    assert [schedule.steps_at(scale) for scale in range(3)] == [3, 3, 5]
+    assert schedule.steps_by_scale == (3, 3, 5)
 
 
 def test_stop_looks_at_relative_improvement() -> None:

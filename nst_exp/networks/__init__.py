@@ -24,17 +24,20 @@ ARCHITECTURES: dict[str, Network] = {
 }
 
 
-def get_network(name: str, *, pooling: str, padding: str, precision: str, smoothing: str | None = None) -> Network:
+def get_network(
+    name: str, *, pooling: str, padding: str, precision: str, smoothing: str | None = None, pooling_gain: float = 1.0
+) -> Network:
     """Return a network with the given options.
 
     The network is hashable, so that it can be a static argument of `jax.jit`.
 
     Args:
         name: A key of `ARCHITECTURES`.
-        pooling: Kind of those pools that an architecture does not fix, `average` or `max`.
+        pooling: Kind of those pools that an architecture does not fix, `average`, `max` or `l2`.
         padding: Border of the first convolution, `zeros` or `replicate`.
         precision: Precision of convolutions, `float32`, `tf32` or `bfloat16`.
         smoothing: Smoothing of the features: `softmax`, or None for no smoothing.
+        pooling_gain: Factor of the output of these pools, above 0.
 
     Raises:
         InputError: If there is no network of that name.
@@ -53,7 +56,9 @@ def get_network(name: str, *, pooling: str, padding: str, precision: str, smooth
             f"network.name={name!r}: choose one of {', '.join(ARCHITECTURES)}{did_you_mean(name, ARCHITECTURES)}"
         )
     network = ARCHITECTURES[name]
-    return network.configured(pooling=pooling, padding=padding, precision=precision, smoothing=smoothing)
+    return network.configured(
+        pooling=pooling, padding=padding, precision=precision, smoothing=smoothing, pooling_gain=pooling_gain
+    )
 
 
 __all__ = ["ARCHITECTURES", "Network", "get_network"]

@@ -7,7 +7,7 @@ normalisation is folded into kernel and bias when params are read (`params.check
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -33,17 +33,19 @@ class Options:
     """How a network is run.
 
     Attributes:
-        pooling: Kind of those pools that do not fix it, `average` or `max`.
+        pooling: Kind of those pools that do not fix it, a name in `POOLINGS`.
         precision: Precision of convolutions, `float32`, `tf32` or `bfloat16`.
         replicated: Name of the convolution whose border is replicated instead of filled with zeros; None if there is
             none.
         repeated: Whether the network is evaluated so often that faster code is worth a longer compilation.
+        pooling_gain: Factor of the output of those pools that do not fix their kind.
     """
 
     pooling: str
     precision: str
     replicated: str | None
     repeated: bool = False
+    pooling_gain: float = 1.0
 
 
 @runtime_checkable
@@ -116,16 +118,16 @@ class Conv:
 
 @dataclass(frozen=True)
 class Pool:
-    """The maximum or the mean over a square window.
+    """A pool over a square window, such as the maximum or the mean.
 
-    A mean is taken over the pixels of the image only, without padding.
+    Only pixels of the image count, not those of the padding.
 
     Attributes:
         size: Height and width of the window.
         stride: Stride in both directions.
         padding: Number of pixels added on each side.
         ceil: Whether the last window may reach beyond the border, as with PyTorch's `ceil_mode`.
-        kind: `average` or `max`; None for the network's `pooling`.
+        kind: A name in `POOLINGS`; None for the network's `pooling`, multiplied by its `pooling_gain`.
     """
 
     size: int
@@ -148,16 +150,31 @@ class Pool:
     def __call__(self, x: jax.Array, options: Options) -> jax.Array:
         borders = [(self.padding, self._reach(side)) for side in x.shape[1:3]]
         windows = {"window_shape": (self.size, self.size), "strides": (self.stride, self.stride), "padding": borders}
-        if (self.kind or options.pooling) == "max":
-            return nn.max_pool(x, **windows)
-        bordered = any(border != (0, 0) for border in borders)
-        return nn.avg_pool(x, **windows, count_include_pad=not bordered)
+        if self.kind is not None:
+            return POOLINGS[self.kind](x, **windows)
+        return options.pooling_gain * POOLINGS[options.pooling](x, **windows)
 
     def _reach(self, side: int) -> int:
         """Return the number of rows that the last window needs beyond a side of length `side`."""
         if not self.ceil:
             return self.padding
         return max(0, (self.side(side) - 1) * self.stride + self.size - side - self.padding)
+
+
+def _average_pool(x: jax.Array, **windows: Any) -> jax.Array:
+    bordered = any(border != (0, 0) for border in windows["padding"])
+    return nn.avg_pool(x, **windows, count_include_pad=not bordered)
+
+
+def _l2_pool(x: jax.Array, **windows: Any) -> jax.Array:
+    """Return the root of the mean of squares; where that is 0, so is its gradient, which has no limit there."""
+    mean = _average_pool(jnp.square(x), **windows)
+    positive = mean > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, mean, 1)), 0)
+
+
+# The kinds of pools. They are called like flax's `max_pool`.
+POOLINGS: Mapping[str, Callable[..., jax.Array]] = {"average": _average_pool, "max": nn.max_pool, "l2": _l2_pool}
 
 
 @dataclass(frozen=True)

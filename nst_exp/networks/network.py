@@ -3,8 +3,9 @@
 An architecture is a table of its layers, from shallow to deep, each with the block that leads to it from the layer
 before. The table is cut after the deepest layer in use. Everything else follows from the table.
 
-Three options depart from the papers: average pooling (Gatys et al. 2016, section 2), a replicated border of the first
-convolution, which keeps the edge of the image from showing in every Gram matrix, and smoothed activations.
+Four options depart from the papers: other pools (Gatys et al. 2016, section 2, take averages), a factor that makes up
+for their smaller values, a replicated border of the first convolution, which keeps the edge of the image from showing
+in every Gram matrix, and smoothed activations.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Network(abc.ABC):
 
     Attributes:
         name: Name of the network in conf/network.
-        pooling: Kind of those pools that the architecture does not fix, `average` or `max`.
+        pooling: Kind of those pools that the architecture does not fix, `average`, `max` or `l2`.
+        pooling_gain: Factor of the output of these pools.
         padding: Border of the first convolution, `zeros` or `replicate`.
         precision: Precision of convolutions, `float32`, `tf32` or `bfloat16`.
         smoothing: Smoothing of the features: `softmax`, or None for no smoothing.
@@ -43,6 +45,7 @@ class Network(abc.ABC):
 
     name: str
     pooling: str = dataclasses.field(default="max", kw_only=True)
+    pooling_gain: float = dataclasses.field(default=1.0, kw_only=True)
     padding: str = dataclasses.field(default="zeros", kw_only=True)
     precision: str = dataclasses.field(default="float32", kw_only=True)
     smoothing: str | None = dataclasses.field(default=None, kw_only=True)
@@ -69,9 +72,18 @@ class Network(abc.ABC):
 
     # --- derived from the table ------------------------------------------------------------------------
 
-    def configured(self, *, pooling: str, padding: str, precision: str, smoothing: str | None = None) -> Network:
+    def configured(
+        self, *, pooling: str, padding: str, precision: str, smoothing: str | None = None, pooling_gain: float = 1.0
+    ) -> Network:
         """Return the same architecture with these options; see `get_network`."""
-        return dataclasses.replace(self, pooling=pooling, padding=padding, precision=precision, smoothing=smoothing)
+        return dataclasses.replace(
+            self,
+            pooling=pooling,
+            pooling_gain=pooling_gain,
+            padding=padding,
+            precision=precision,
+            smoothing=smoothing,
+        )
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -133,7 +145,7 @@ class Network(abc.ABC):
         table = self.table(strided_first=params.strided_first)[: len(self.truncated(layers))]
         first = next(iter(self.kernels(self.layers)))
         replicated = first if self.padding == "replicate" else None
-        options = Options(self.pooling, self.precision, replicated, self.repeated)
+        options = Options(self.pooling, self.precision, replicated, self.repeated, self.pooling_gain)
         module = _Extractor(table, options)
         pixels = _preprocess(image, params.preprocessing)
         maps = cast(dict[str, jax.Array], module.apply({"params": params.layers}, pixels))

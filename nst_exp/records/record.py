@@ -35,19 +35,20 @@ _PACKAGES = (
 # the groups whose choice stands in a column of its own, and the field of each that holds the choice
 _CHOICES = {
     **{"network": "name", "params": "source", "loss": "name", "style_loss": "name", "content_loss": "name"},
-    **{"solver": "name", "colour": "name"},
+    **{"layer_weights": "name", "solver": "name", "colour": "name"},
 }
-# the settings that do not influence the result, most of which only say where something is
+# the settings that do not influence the result, most of which only say where something is; those of `layer_weights`
+# only say where the weights of the layers come from
 _WHERE_ONLY = (
     *("content", "style", "params.path", "cache_dir", "registry", "force", "optimized_metric", "video.flow_cache_mb"),
-    "video.max_batch_size",
+    *("video.max_batch_size", "layer_weights", "layer_weights.ratio"),
 )
 # the settings that do not influence how a frame of a video is painted
 _OF_OUTPUT = ("evaluator", "video.end", "video.on_corrupt", "video.write", "video.codec", "video.sound")
 # the settings that earlier versions lacked, each with the value that gives the results of these versions; with it, a
 # setting is not part of the identity
 _AS_BEFORE = {
-    "colour": "painting",
+    **{"colour": "painting", "steps_ratio": 1.0, "averaging": 0.0, "pooling_gain": 1.0},
     **{"style_loss": "gram", "style_loss.scale": 1.0, "content_loss": "features", "content_loss.scale": 1.0},
 }
 # the settings that have no effect on a run, by the kind of its source; a name that ends with a dot is a whole section
@@ -55,7 +56,16 @@ _IDLE = {
     "image": ("source", "temporal_weight", "video.", "camera."),
     "video": ("camera.",),
     "camera": (
-        *("content", "coarsest_size", "video.start", "video.end", "video.every", "video.reach", "video.passes"),
+        *(
+            "content",
+            "coarsest_size",
+            "steps_ratio",
+            "video.start",
+            "video.end",
+            "video.every",
+            "video.reach",
+            "video.passes",
+        ),
         *("video.flow_cache_mb", "video.on_corrupt", "video.write", "video.sound"),
     ),
 }

@@ -282,7 +282,7 @@ class _Live:
             self._preview.show(jpeg(_pair(content, pastiche)), {"state": f"painting the first frame: step {steps}"})
 
         show(content, 0)
-        self._painter.begin(first, lambda chunk: show(resize(to_uint8(chunk.best_image), size), chunk.steps_done))
+        self._painter.begin(first, lambda chunk: show(resize(to_uint8(chunk.image), size), chunk.steps_done))
         self._painter.paint(self._camera.newest(), steps=1)
 
     def frames(self, ended: threading.Event) -> Iterator[tuple[int, Levels]]:

@@ -147,7 +147,7 @@ class _Journal:
         with self.failure.kept():
             self._run.tracked.log_trace(self._tables[-1])
             while self._snapshots and chunk.steps_done >= self._snapshots[0]:
-                self._keep(chunk.best_image, self._snapshots.pop(0))
+                self._keep(chunk.image, self._snapshots.pop(0))
 
     def outcome(self, solved: Outcome[Solution], seconds: float, peak: float, batch_size: int) -> Outcome[SolvedImage]:
         """Return the outcome of the run after its batch has been solved.

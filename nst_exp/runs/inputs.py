@@ -136,7 +136,14 @@ def entry_of(inputs: Inputs, content_image: Image) -> BatchEntry:
         content_image: the photograph or the frame, at the size of the run.
     """
     plan = inputs.plan
-    return BatchEntry(inputs.weights, content_image, inputs.style_image, seed=plan.config.seed, colours=plan.colours)
+    return BatchEntry(
+        inputs.weights,
+        content_image,
+        inputs.style_image,
+        seed=plan.config.seed,
+        colours=plan.colours,
+        averaging=plan.config.averaging,
+    )
 
 
 # --- how pictures are solved -----------------------------------------------------------------------------------
@@ -191,7 +198,7 @@ def schedule_of(inputs: Inputs) -> Schedule:
     coarsest = config.coarsest_size or (_COARSEST if config.size > _SINGLE_SCALE else config.size)
     sizes = coarse_to_fine(height, width, coarsest, _least_side(objective))
     stop = Stop(config.stop.improvement, config.stop.window)
-    return Schedule(sizes[-config.steps :], config.steps, config.init, stop)
+    return Schedule(sizes[-config.steps :], config.steps, config.init, stop, config.steps_ratio)
 
 
 @contextlib.contextmanager

@@ -72,6 +72,7 @@ def make_plan(config: RunConfig, overrides: Sequence[str]) -> Plan:
         padding=config.padding,
         precision=config.precision,
         smoothing=config.network.smoothing,
+        pooling_gain=config.pooling_gain,
     )
     content_layers = _canonical(network, "content_layer", config.content_layers)
     style_layer_weights = _style_layer_weights(config, network)
@@ -138,7 +139,10 @@ def _canonical(network: Network, name: str, layers: Iterable[str]) -> tuple[str,
 def _style_layer_weights(config: RunConfig, network: Network) -> dict[str, float]:
     """Return the weight of each style layer by its canonical name, in the order of `style_layers`."""
     layers = _canonical(network, "style_layers", config.style_layers)
-    if config.style_layer_weights is not None:
+    if config.layer_weights.ratio is not None:
+        weights = _geometric(sorted(layers, key=network.layers.index), config.layer_weights.ratio)
+        weights = {layer: weights[layer] for layer in layers}
+    elif config.style_layer_weights is not None:
         weights = dict(zip(layers, config.style_layer_weights, strict=True))
     else:
         table = config.style_layer_weight
@@ -150,6 +154,12 @@ def _style_layer_weights(config: RunConfig, network: Network) -> dict[str, float
     if sum(weights.values()) == 0:
         raise InputError(f"all weights of style_layers are 0 ({', '.join(layers)}): use style_weight=0")
     return weights
+
+
+def _geometric(layers: Sequence[str], ratio: float) -> dict[str, float]:
+    """Return weights whose sum is 1, and each of which is `ratio` times the one before."""
+    powers = [ratio**position for position in range(len(layers))]
+    return {layer: power / sum(powers) for layer, power in zip(layers, powers, strict=True)}
 
 
 def _refuse_idle(overrides: Sequence[str], kind: str) -> None:
@@ -173,6 +183,8 @@ def _refuse_idle_weights(
             raise InputError(f"{override} has no effect: {layer} is not among style_layers ({used})")
         if config.style_layer_weights is not None:
             raise InputError(f"{override} has no effect: style_layer_weights={config.style_layer_weights} is given")
+        if config.layer_weights.ratio is not None:
+            raise InputError(f"{override} has no effect: layer_weights={config.layer_weights.name} is given")
 
 
 def _files(config: RunConfig) -> dict[str, Path]:

@@ -1,9 +1,9 @@
 """The solver, which minimises the losses of a batch of pictures on the device, in chunks of steps.
 
-A chunk is one compiled call. It runs a number of steps for every entry of the batch, keeps each entry's best iterate,
-restarts an entry's method when a step went wrong, and returns the losses of every step. The number of steps of each
-entry is traced, so a shorter chunk at the end does not compile again, and an entry with 0 steps stays as it is while
-the others continue. A single picture is a batch of one entry.
+A chunk is one compiled call. It runs a number of steps for every entry of the batch, keeps each entry's best iterate
+and the average of its iterates, restarts an entry's method when a step went wrong, and returns the losses of every
+step. The number of steps of each entry is traced, so a shorter chunk at the end does not compile again, and an entry
+with 0 steps stays as it is while the others continue. A single picture is a batch of one entry.
 
 In batches of several entries, a line search costs more evaluations than are counted, because all entries compute each
 evaluation that any of them needs.
@@ -46,6 +46,35 @@ class Loss(Protocol):
 
 
 @struct.dataclass
+class Average:
+    """The exponential moving average of the pictures that a method went through, including the initial one.
+
+    Its bias is corrected, as in Adam (Kingma & Ba 2015, section 3): among n pictures, the one that is k pictures back
+    has the weight (1 - decay) decay^k / (1 - decay^n), which is decay^k over the sum of these powers.
+
+    Attributes:
+        decay: the factor between the weights of a picture and of the next one, from 0 to below 1; 0 if no average is
+            wanted.
+        powers: the sum of decay^k over all pictures.
+        image: the average.
+    """
+
+    decay: Float[Array, "*batch"]
+    powers: Float[Array, "*batch"]
+    image: Float[Array, "*batch 1 height width 3"]
+
+    @classmethod
+    def of(cls, image: Image, decay: Scalar) -> Average:
+        """Return the average of a single picture."""
+        return cls(decay, jnp.ones_like(decay), image)
+
+    def including(self, image: Image) -> Average:
+        """Return the average after another picture."""
+        powers = 1 + self.decay * self.powers
+        return Average(self.decay, powers, self.image + (image - self.image) / powers)
+
+
+@struct.dataclass
 class SolverState:
     """The state of a solve between two chunks.
 
@@ -56,6 +85,7 @@ class SolverState:
         best_image: the picture with the lowest total loss so far.
         best_total: the total loss of `best_image`.
         best_losses: the terms of the loss of `best_image`, by name, before their weights.
+        average: the average of the iterates, without those of steps that went wrong.
         evaluations: how often loss and gradient have been computed.
         restarts: how often a step went wrong and the memory of the method was emptied.
     """
@@ -64,6 +94,7 @@ class SolverState:
     best_image: Float[Array, "*batch 1 height width 3"]
     best_total: Float[Array, "*batch"]
     best_losses: dict[str, Float[Array, "*batch"]]
+    average: Average
     evaluations: Int[Array, "*batch"]
     restarts: Int[Array, "*batch"]
 
@@ -125,7 +156,9 @@ class Problems:
 
 
 @partial(jax.jit, static_argnames=("loss", "method"))
-def begin(loss: Loss, method: Method, problems: Problems, images: Images) -> SolverState:
+def begin(
+    loss: Loss, method: Method, problems: Problems, images: Images, averaging: Float[Array, "batch"]
+) -> SolverState:
     """Evaluate the initial picture of each entry and return the state to start from.
 
     Args:
@@ -133,13 +166,15 @@ def begin(loss: Loss, method: Method, problems: Problems, images: Images) -> Sol
         method: the optimisation method.
         problems: the problem of each entry.
         images: the initial picture of each entry, with pixels in [0, 1].
+        averaging: the decay of the average of each entry, as `Average.decay`.
     """
 
-    def entry(problem: Any, image: Image) -> SolverState:
+    def entry(problem: Any, image: Image, decay: Scalar) -> SolverState:
         at = method.start(partial(loss.losses, problem), image)
-        return SolverState(at, image, at.total, at.losses, at.spent, jnp.zeros_like(at.spent))
+        average = Average.of(image, decay)
+        return SolverState(at, image, at.total, at.losses, average, at.spent, jnp.zeros_like(at.spent))
 
-    return _for_each(entry, problems, images)
+    return _for_each(entry, problems, images, averaging)
 
 
 @partial(jax.jit, static_argnames=("loss", "method"), donate_argnames="state")
@@ -166,6 +201,24 @@ def advance(
         return _advance(partial(loss.losses, problem), method, state, steps)
 
     return _for_each(entry, problems, state, steps)
+
+
+@partial(jax.jit, static_argnames="loss", donate_argnames="state")
+def conclude(loss: Loss, problems: Problems, state: SolverState) -> SolverState:
+    """Put the average of each entry that wants one in the place of its best iterate, and evaluate it.
+
+    The buffers of `state` are donated, so it must not be used after the call.
+
+    Args:
+        loss: the function to minimise.
+        problems: the problem of each entry.
+        state: what `begin` or `advance` returned.
+    """
+
+    def entry(problem: Any, state: SolverState) -> SolverState:
+        return jax.lax.cond(state.average.decay > 0, partial(_averaged, loss, problem), lambda state: state, state)
+
+    return _for_each(entry, problems, state)
 
 
 def spare_entries(entries: int) -> int:
@@ -226,15 +279,25 @@ def _accepted(method: Method, state: SolverState, tried: Iterate) -> SolverState
     wrong = _went_wrong(state.at, tried)
     restarts = state.restarts + wrong.astype(state.restarts.dtype)
     shrink = 0.5 ** jnp.minimum(restarts, 10)
-    at = jax.lax.cond(
-        wrong, lambda: dataclasses.replace(method.restart(state.at, shrink), spent=tried.spent), lambda: tried
+    at, average = jax.lax.cond(
+        wrong,
+        lambda: (dataclasses.replace(method.restart(state.at, shrink), spent=tried.spent), state.average),
+        lambda: (tried, state.average.including(tried.image)),
     )
     image, total, losses = jax.lax.cond(
         at.total < state.best_total,
         lambda: (at.image, at.total, at.losses),
         lambda: (state.best_image, state.best_total, state.best_losses),
     )
-    return SolverState(at, image, total, losses, state.evaluations + tried.spent, restarts)
+    return SolverState(at, image, total, losses, average, state.evaluations + tried.spent, restarts)
+
+
+def _averaged(loss: Loss, problem: Any, state: SolverState) -> SolverState:
+    """Return the state of an entry with its average in the place of its best iterate."""
+    image = state.average.image
+    total, losses = loss.losses(problem, image)
+    evaluations = state.evaluations + 1
+    return dataclasses.replace(state, best_image=image, best_total=total, best_losses=losses, evaluations=evaluations)
 
 
 def _went_wrong(before: Iterate, after: Iterate) -> Bool[Array, ""]:

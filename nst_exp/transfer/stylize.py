@@ -25,7 +25,7 @@ from nst_exp.outcome import Outcome
 from nst_exp.transfer.colour import COLOURS_OF_PAINTING, Colours, recoloured
 from nst_exp.transfer.methods import Method
 from nst_exp.transfer.objective import Objective
-from nst_exp.transfer.solver import CHUNK, Problems, SolverState, Trace, advance, begin, spare_entries
+from nst_exp.transfer.solver import CHUNK, Problems, SolverState, Trace, advance, begin, conclude, spare_entries
 from nst_exp.transfer.terms import Anchor, LossWeights, Problem, Targets
 from nst_exp.types import AnyImage, Image, NetworkParams, Statistics, StyleImage
 
@@ -66,23 +66,27 @@ class Schedule:
 
     Attributes:
         sizes: (height, width) in px of each scale, from coarse to fine; the last one is the size of the picture.
-        steps: the number of steps at all scales together. They are divided evenly, and the finest scale gets the
-            remainder.
+        steps: the number of steps at all scales together; at least one for each scale.
         init: the initial picture, a name in `INITIAL_PICTURES`: `content`, `colours` (the content image in the colours
             of the painting), `noise` (uniform in [0, 1]) or `style` (the painting, stretched to the size of the
             picture).
         stop: the rule for ending a scale early; by default, all steps are done.
+        steps_ratio: the steps of a scale over those of the next finer one, above 0; 1 divides the steps evenly.
     """
 
     sizes: tuple[tuple[int, int], ...]
     steps: int
     init: str
     stop: Stop = Stop()
+    steps_ratio: float = 1.0
 
-    def steps_at(self, scale: int) -> int:
-        """Return the number of steps of the scale with this index."""
-        share, rest = divmod(self.steps, len(self.sizes))
-        return share + (rest if scale == len(self.sizes) - 1 else 0)
+    @property
+    def steps_by_scale(self) -> tuple[int, ...]:
+        """The number of steps of each scale, at least 1; the finest scale gets the remainder."""
+        shares = [self.steps_ratio**-scale for scale in range(len(self.sizes))]
+        spare = self.steps - len(shares)
+        coarse = [1 + int(spare * share / sum(shares)) for share in shares[:-1]]
+        return (*coarse, self.steps - sum(coarse))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +104,8 @@ class BatchEntry:
             then be the only one.
         colours: whose colours the result has; `painting` has been applied to `style_image` already. All entries of a
             batch have the same `grey` as their objective.
+        averaging: the decay of the moving average of the iterates that becomes the result of a scale, from 0 to below 1
+            (see `nst_exp.transfer.solver.Average`); 0 for the best iterate instead.
     """
 
     weights: LossWeights
@@ -109,6 +115,7 @@ class BatchEntry:
     seed: int = 0
     anchor: Anchor | None = None
     colours: Colours = COLOURS_OF_PAINTING
+    averaging: float = 0.0
 
     def finished(self, pastiche: AnyImage) -> AnyImage:
         """Return what the solver made for this entry, at any scale, in its final colours."""
@@ -148,26 +155,27 @@ class Progress:
         scale: the index of the current scale.
         steps_done: the number of steps done so far, at all scales.
         trace: the losses of each step of the chunk; its evaluations count all scales.
-        best_image: the best picture of the current scale so far, at the size of that scale and in its final colours.
+        image: what would be the result of the current scale if it ended now, at the size of that scale and in its final
+            colours: the best iterate, or the average.
     """
 
     entry: int
     scale: int
     steps_done: int
     trace: Trace
-    best_image: Image
+    image: Image
 
 
 @dataclasses.dataclass(frozen=True)
 class Solution:
-    """The result of a solve: the best picture at the finest scale, and what it took.
+    """The result of a solve: the best picture at the finest scale, or the average, and what it took.
 
     Attributes:
         pastiche: the picture in its final colours; its pixels may lie outside [0, 1].
         total_loss: the total loss of the picture that the solver made, before it was given its final colours.
         losses: the terms of this loss, by name, before their weights; see `Objective.losses`.
         steps: the number of steps done, at all scales.
-        evaluations: how often loss and gradient were computed, at all scales.
+        evaluations: how often the loss was computed, at all scales; with its gradient, except for averages.
         restarts: how often a step went wrong and the memory of the method was emptied, at all scales.
     """
 
@@ -344,22 +352,23 @@ def stylize(
     wanted = [*entries, *[entries[0]] * idle]
     entries = _as_solved(wanted)
     pastiches = [_initial_image(schedule, entry) for entry in entries]
+    averaging = jnp.array([entry.averaging for entry in entries], jnp.float32)
     memory = memory or StyleMemory()
-    for scale, size in enumerate(schedule.sizes):
+    for scale, (size, most) in enumerate(zip(schedule.sizes, schedule.steps_by_scale, strict=True)):
         problems = Problems.of(_problems(objective, params, entries, size, memory))
-        state = begin(objective, method, problems, jnp.stack([_resize(pastiche, size) for pastiche in pastiches]))
+        images = jnp.stack([_resize(pastiche, size) for pastiche in pastiches])
+        state = begin(objective, method, problems, images, averaging)
         for tally, total in zip(tallies, np.asarray(state.best_total), strict=False):
-            tally.begin_scale(float(total), schedule.steps_at(scale))
+            tally.begin_scale(float(total), most)
         while any(tally.continues(schedule.stop) for tally in tallies):
             steps = np.array([tally.next_steps(schedule.stop) for tally in tallies] + [0] * idle, np.int32)
             state, traces = advance(objective.repeated, method, problems, state, jnp.asarray(steps))
             for index, trace in _moved(traces, steps):
                 shifted = tallies[index].add(trace)
-                on_chunk(
-                    Progress(
-                        index, scale, tallies[index].steps, shifted, wanted[index].finished(state.best_image[index])
-                    )
-                )
+                image = (state.average.image if entries[index].averaging else state.best_image)[index]
+                on_chunk(Progress(index, scale, tallies[index].steps, shifted, wanted[index].finished(image)))
+        if any(entry.averaging for entry in entries):
+            state = conclude(objective, problems, state)
         pastiches = list(state.best_image)
         for index, tally in enumerate(tallies):
             tally.end_scale(int(state.evaluations[index]), int(state.restarts[index]))

@@ -256,6 +256,7 @@ def test_help_explains_every_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "style_loss.name",
         "content_loss.name",
         "colour.name",
+        "layer_weights.name",
         "solver.name",
         "video.mode",
         "tracking.backend",

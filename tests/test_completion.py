@@ -17,7 +17,7 @@ from command import run_in_process
 
 # the completions of a line that ends at the cursor; bash expects the part after its last word break
 CASES = {
-    "nst-exp style_l": ["style_layer_weight.", "style_layer_weights=", "style_layers="],
+    "nst-exp style_l": ["style_layer_weight.", "style_layer_weights=", "style_layers=", "style_loss.", "style_loss="],
     "nst-exp com": ["compare"],
     "nst-exp stop.": ["stop.improvement=", "stop.window="],
     "nst-exp --mul": ["--multirun"],

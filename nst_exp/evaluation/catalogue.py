@@ -125,13 +125,15 @@ _TABLE = (
         range=_STYLE_RANGE,
         direction="lower",
         best=0.0,
-        caveat="What runs optimise by default. Follows from the same products as Gram matrices, so it seldom disagrees with style_gram.",
+        caveat="What runs optimise by default. It follows from the same products as Gram matrices, so it seldom "
+        "disagrees with style_gram.",
         source="Huang, Belongie 2017 (means and deviations); Li et al. 2017 (covariances)",
     ),
     Measure(
         name="style_swd",
         label="SWD",
-        summary="How far the whole distribution of features is from the painting's; only style_loss=sliced_wasserstein optimises it.",
+        summary="How far the whole distribution of features is from the painting's; only "
+        "style_loss=sliced_wasserstein optimises it.",
         formula="as style_gram, D: mean of (W(F, A) / W(0, A))^2; W: sliced Wasserstein-1 distance of features, "
         "along 32 fixed random directions; squared as the other two are",
         range=_STYLE_RANGE,

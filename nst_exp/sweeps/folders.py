@@ -123,8 +123,7 @@ def _claim(folder: Path) -> bool:
     Raises:
         InputError: if it holds files that the sweep would overwrite but no sweep has written.
     """
-    if not is_sweep(folder):
-        _refuse_foreign_files(folder)
+    _refuse_foreign_files(folder)
     _made.extend(missing_folders(folder))
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -137,10 +136,9 @@ def _claim(folder: Path) -> bool:
 def _refuse_foreign_files(folder: Path) -> None:
     from nst_exp.report import FILES
 
-    if not folder.is_dir():
-        return
     names = [name for name in (*FILES, *_HYDRA_FILES) if (folder / name).exists()]
-    if names:
+    # A sweep that starts at the same moment writes its record before these files, so the record is looked for last.
+    if names and not is_sweep(folder):
         raise InputError(
             f"{str(folder)!r} holds {', '.join(names)}, which no sweep has written: give a folder without files of "
             "these names"
